@@ -1,0 +1,41 @@
+"""What frugalbo raises and warns of.
+
+Every error is also the built-in that a caller would expect, and its message says what was
+expected and what came. The command line prints the message alone and exits with 2.
+"""
+
+
+class FrugalError(Exception):
+    """Something frugalbo refused, in one sentence that the user can act on."""
+
+
+class SpaceError(FrugalError, ValueError):
+    """A search space or a point of it that cannot be."""
+
+
+class BudgetError(FrugalError, ValueError):
+    """An amount that cannot be read, held or paid."""
+
+
+class ProblemError(FrugalError, ValueError):
+    """A problem that cannot be found or does not fit together."""
+
+
+class StudyError(FrugalError, ValueError):
+    """An event or a question that does not fit the study's state."""
+
+
+class StorageError(FrugalError, OSError):
+    """A journal that cannot be opened, read or written."""
+
+
+class LeaseError(StorageError):
+    """Another controller writes to this run, or took it over."""
+
+
+class ExecutorError(FrugalError, RuntimeError):
+    """A device or a worker process that cannot do what was asked."""
+
+
+class FrugalWarning(UserWarning):
+    """We went on, and you may not like how; the message names the remedy."""

@@ -1,0 +1,1 @@
+"""Where segments run. Executors never decide; schedulers never see a process."""

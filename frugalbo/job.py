@@ -1,0 +1,111 @@
+"""What a training function sees: `JobContext`.
+
+A job runs in *segments*: it is granted the steps after `start` up to and including `until`, out
+of `planned`, and may be killed between any two instructions. What it reports is kept; what it
+saved with `save` is there when it is resumed, by another process, perhaps on another device.
+"""
+
+from __future__ import annotations
+
+import math
+import os
+import re
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from frugalbo.errors import FrugalError
+
+_CHECKPOINT = re.compile(r"step-(\d+)\.ckpt")
+
+
+class DivergedError(FrugalError, ArithmeticError):
+    """The objective is not a finite number: the trial has failed and need not go on."""
+
+
+@dataclass(slots=True)
+class JobContext:
+    """A segment of a trial, from the inside.
+
+    Args:
+        params: The configuration.
+        start: Steps already done (0 in a fresh trial).
+        until: The last step granted now.
+        planned: The steps for which schedules are to be planned; `until <= planned`.
+        seed: Equal for all trials of a study, so that they are compared on common random numbers.
+        device: `"cpu"`, `"cuda"` or another torch device; the only one this job may use.
+        threads: How many CPU threads the job may use; already set for torch and OpenMP.
+        checkpoint_dir: The trial's own folder, kept between its segments.
+        objective: The metric that must stay finite.
+        sink: Where reports go; frugalbo's business.
+    """
+
+    params: Mapping[str, Any]
+    start: int
+    until: int
+    planned: int
+    seed: int
+    device: str
+    threads: int
+    checkpoint_dir: Path
+    objective: str
+    sink: Callable[[dict[str, Any]], None] = field(repr=False)
+    stop_requested: bool = False
+    _last: int = field(default=0, init=False, repr=False)
+
+    def report(self, step: int, **metrics: float) -> None:
+        """Record metrics after `step` steps of the trial, in increasing order of steps.
+
+        Raises:
+            DivergedError: If the objective is not finite; let it through.
+            ValueError: If the step was not granted, comes out of order, or a metric is not a number.
+        """
+        if not self.start < step <= self.until or step <= self._last:
+            granted = f"{max(self.start, self._last) + 1} to {self.until}"
+            raise ValueError(f"expected a report for a step from {granted}, got step {step!r}")
+        values = {}
+        for name, value in metrics.items():
+            try:
+                values[name] = float(value)
+            except (TypeError, ValueError):
+                raise ValueError(f"metric {name!r} must be a number, got {value!r}") from None
+        self._last = step
+        self.sink({"step": int(step), "metrics": values})
+        if self.objective in values and not math.isfinite(values[self.objective]):
+            raise DivergedError(f"{self.objective} is {values[self.objective]} at step {step}")
+
+    def save(self, step: int, write: Callable[[Path], object]) -> None:
+        """Keep a checkpoint of the state after `step` steps, whole or not at all.
+
+        Args:
+            write: Writes the state to the path that it is given, such as
+                `lambda path: torch.save(state, path)`.
+        """
+        self.checkpoint_dir.mkdir(parents=True, exist_ok=True)
+        path = self.checkpoint_dir / f"step-{step}.ckpt"
+        partial = path.with_suffix(".partial")
+        write(partial)
+        with partial.open("rb") as file:
+            os.fsync(file.fileno())
+        partial.rename(path)
+        for old_step, old in checkpoints(self.checkpoint_dir):
+            if old_step != step:
+                old.unlink(missing_ok=True)
+
+    def resume(self) -> Path | None:
+        """The checkpoint of the state after `start` steps; None in a fresh trial."""
+        return dict(checkpoints(self.checkpoint_dir)).get(self.start)
+
+    @property
+    def should_stop(self) -> bool:
+        """Whether the job was asked to end: save and return soon, or be killed after a short grace."""
+        return self.stop_requested
+
+
+def checkpoints(folder: Path) -> list[tuple[int, Path]]:
+    """The complete checkpoints in a folder, by step."""
+    if not folder.is_dir():
+        return []
+    found = ((_CHECKPOINT.fullmatch(path.name), path) for path in folder.iterdir())
+    return sorted((int(match[1]), path) for match, path in found if match)

@@ -1,0 +1,283 @@
+"""What is to be tuned: a space, a job, an objective, and perhaps a fidelity.
+
+A `Problem` is a description, light and storable. It does not import or run its job.
+"""
+
+from __future__ import annotations
+
+import importlib
+import importlib.util
+import inspect
+import shlex
+import sys
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from types import ModuleType
+from typing import Any, ClassVar, Literal
+
+from frugalbo.errors import ProblemError, SpaceError
+from frugalbo.space import Params, Space
+
+
+@dataclass(frozen=True, slots=True)
+class Objective:
+    """The metric that decides; use `Minimize` or `Maximize`."""
+
+    metric: str
+    sign: ClassVar[int]
+
+    def __post_init__(self) -> None:
+        if not isinstance(self.metric, str) or not self.metric:
+            raise ProblemError(f"an objective needs the name of a metric, got {self.metric!r}")
+
+    def to_loss(self, value: float) -> float:
+        """`value` turned so that smaller is better; its own inverse."""
+        return self.sign * value
+
+
+@dataclass(frozen=True, slots=True)
+class Minimize(Objective):
+    """Smaller is better."""
+
+    sign: ClassVar[int] = 1
+
+
+@dataclass(frozen=True, slots=True)
+class Maximize(Objective):
+    """Larger is better."""
+
+    sign: ClassVar[int] = -1
+
+
+@dataclass(frozen=True, slots=True)
+class Fidelity:
+    """How long a trial trains, in whole steps.
+
+    Args:
+        name: What a step is: `"steps"`, `"epochs"`, `"updates"`.
+        low: The fewest steps worth running.
+        high: The steps at which configurations are compared.
+        schedule: `"truncated"`: a run of n steps is the first n steps of the full run, so a
+            paused trial continues on the same curve. `"replanned"`: the job plans its schedule
+            for the steps it was promised, so a run of n steps is another run than the first n
+            steps of a longer one; it can be paused and resumed only within its own plan.
+    """
+
+    name: str
+    low: int
+    high: int
+    schedule: Literal["truncated", "replanned"] = "truncated"
+
+    def __post_init__(self) -> None:
+        if not (isinstance(self.low, int) and isinstance(self.high, int) and 1 <= self.low <= self.high):
+            raise ProblemError(f"a fidelity needs whole steps 1 <= low <= high, got {self.low!r} and {self.high!r}")
+        if self.schedule not in ("truncated", "replanned"):
+            raise ProblemError(f"a fidelity's schedule is 'truncated' or 'replanned', got {self.schedule!r}")
+
+
+Job = str | Sequence[str] | Callable[..., Any]
+
+
+@dataclass(frozen=True)
+class Problem:
+    """Training jobs with knobs.
+
+    Args:
+        space: The knobs.
+        job: `"module:function"`, `"file.py:function"` (from `root`), a function, or a command as a
+            list of words with `{knob}` in them. A function takes one `JobContext`.
+        objective: `Minimize(metric)` or `Maximize(metric)` of a metric that the job reports.
+        fidelity: None where a trial is one indivisible evaluation (of one step).
+        defaults: The known-good configuration; the first that is tried.
+        root: The folder from which the job's file or module is found.
+
+    Raises:
+        ProblemError: If these do not fit together.
+    """
+
+    name: str
+    space: Space
+    job: Job
+    objective: Objective
+    fidelity: Fidelity | None = None
+    defaults: Params | None = None
+    description: str = ""
+    root: str = field(default_factory=lambda: str(Path.cwd()))
+
+    def __post_init__(self) -> None:
+        if not isinstance(self.space, Space):
+            object.__setattr__(self, "space", Space(self.space))
+        if not self.name:
+            raise ProblemError("a problem needs a name")
+        if not isinstance(self.objective, Objective) or type(self.objective) is Objective:
+            raise ProblemError(f"an objective is Minimize(metric) or Maximize(metric), got {self.objective!r}")
+        if not callable(self.job) and not isinstance(self.job, str):
+            object.__setattr__(self, "job", tuple(self.job))
+        self._check_job()
+        if self.defaults is not None:
+            defaults = self.space.complete(self.defaults)
+            try:
+                self.space.check(defaults)
+            except SpaceError as error:
+                raise ProblemError(f"the defaults of {self.name!r} are not a point of its space: {error}") from None
+            if not self.space.is_feasible(defaults):
+                raise ProblemError(f"the defaults of {self.name!r} violate a known constraint")
+            object.__setattr__(self, "defaults", defaults)
+
+    def _check_job(self) -> None:
+        job = self.job
+        if isinstance(job, str) and not all(job.rpartition(":")[::2]):
+            raise ProblemError(f"a job is 'module:function' or 'file.py:function', got {job!r}")
+        if isinstance(job, tuple) and (not job or not all(isinstance(word, str) for word in job)):
+            raise ProblemError(f"a command is a list of words, got {job!r}")
+
+    @property
+    def steps(self) -> int:
+        """The steps of a full trial."""
+        return self.fidelity.high if self.fidelity else 1
+
+    def to_json(self) -> dict[str, Any]:
+        """This problem as plain JSON types.
+
+        Raises:
+            ProblemError: If the job is a function that no other process could find.
+        """
+        return {
+            "name": self.name,
+            "space": self.space.to_json(),
+            "job": list(job) if isinstance(job := job_address(self.job), tuple) else job,
+            "objective": {"metric": self.objective.metric, "minimize": self.objective.sign > 0},
+            "fidelity": None
+            if self.fidelity is None
+            else {k: getattr(self.fidelity, k) for k in ("name", "low", "high", "schedule")},
+            "defaults": self.defaults,
+            "description": self.description,
+            "root": self.root,
+        }
+
+    @classmethod
+    def from_json(cls, record: Mapping[str, Any]) -> Problem:
+        """The problem that `to_json` wrote."""
+        try:
+            objective = (Minimize if record["objective"]["minimize"] else Maximize)(record["objective"]["metric"])
+            fidelity = Fidelity(**record["fidelity"]) if record["fidelity"] else None
+            rest = {k: record[k] for k in ("name", "job", "defaults", "description", "root")}
+            return cls(space=Space.from_json(record["space"]), objective=objective, fidelity=fidelity, **rest)
+        except (KeyError, TypeError) as error:
+            raise ProblemError(f"expected a problem as written by to_json: {error!r} in {record!r}") from error
+
+
+IN_MEMORY = "<function in memory>"
+
+
+def job_address(job: Job) -> str | tuple[str, ...]:
+    """Where another process finds `job`; `IN_MEMORY` for a function that only this process has.
+
+    A function of the script that is being run is addressed by the script's file.
+    """
+    if isinstance(job, str):
+        return job
+    if not callable(job):
+        return tuple(job)
+    name, module = getattr(job, "__qualname__", "<"), getattr(job, "__module__", None)
+    if module == "__main__":
+        file = getattr(sys.modules["__main__"], "__file__", None)
+        return f"{Path(file).resolve()}:{name}" if file and name.isidentifier() else IN_MEMORY
+    found = getattr(sys.modules.get(module or ""), name, None)
+    return f"{module}:{name}" if found is job else IN_MEMORY
+
+
+def load_problem(where: str | Path, settings: Mapping[str, Any] | None = None) -> Problem:
+    """The problem at a folder with a `problem.py`, in a file, or in a module.
+
+    Args:
+        where: `"problems/tiny_llama"`, `"my_problem.py"`, `"package.module"`, the last two also
+            with `":name"`. Without a name, `problem` is looked for: a `Problem`, or a function
+            that returns one.
+        settings: Arguments for that function.
+
+    Raises:
+        ProblemError: If nothing is there, or what is there is not a problem.
+    """
+    text = str(where)
+    path, _, name = text.partition(":") if not Path(text).exists() else (text, "", "")
+    module, root = _load_module(path)
+    name = name or "problem"
+    found = getattr(module, name, None)
+    if callable(found):
+        found = _call_factory(found, text, settings or {})
+    elif settings:
+        raise ProblemError(f"{text}: {name!r} is not a function, so it takes no settings, got {', '.join(settings)}")
+    if not isinstance(found, Problem):
+        raise ProblemError(f"{text}: expected {name!r} to be a Problem or a function that returns one, got {found!r}")
+    return replace(found, root=str(root))
+
+
+def command_problem(command: str | Sequence[str], **fields: Any) -> Problem:  # noqa: ANN401 - fields of Problem
+    """A problem whose job is a command; each `{knob}` must be a parameter of the space.
+
+    Raises:
+        ProblemError: If a knob is not in the space or the command cannot be split into words.
+    """
+    try:
+        words = shlex.split(command) if isinstance(command, str) else list(command)
+    except ValueError as error:
+        raise ProblemError(f"cannot split the command {command!r} into words: {error}") from None
+    problem = Problem(job=words, **fields)
+    fill_command(words, dict.fromkeys(problem.space.parameters, ""))
+    return problem
+
+
+RESERVED = ("seed", "start", "until", "planned", "threads", "checkpoint_dir")
+
+
+def fill_command(words: Sequence[str], values: Mapping[str, object]) -> list[str]:
+    """The words with `{name}` replaced by values; other braces stay as they are.
+
+    Raises:
+        ProblemError: If a name is neither a parameter nor one of `RESERVED`.
+    """
+    import re
+
+    def value(match: re.Match[str]) -> str:
+        name = match[1]
+        if name in values:
+            return str(values[name])
+        if name in RESERVED:
+            return match[0]
+        raise ProblemError(f"the command has {{{name}}}, which is no parameter; known are {', '.join(values)}")
+
+    return [re.sub(r"\{([A-Za-z_]\w*)\}", value, word) for word in words]
+
+
+def _load_module(path: str) -> tuple[ModuleType, Path]:
+    file = Path(path) / "problem.py" if Path(path).is_dir() else Path(path)
+    if file.suffix == ".py":
+        if not file.is_file():
+            raise ProblemError(f"no problem at {path!r}: expected a file {file}")
+        file = file.resolve()
+        spec = importlib.util.spec_from_file_location(f"_frugalbo_problem_{file.parent.name}", file)
+        assert spec is not None
+        assert spec.loader is not None
+        module = importlib.util.module_from_spec(spec)
+        sys.modules[spec.name] = module
+        try:
+            spec.loader.exec_module(module)
+        except (ImportError, SyntaxError) as error:
+            raise ProblemError(f"cannot load {file}: {error}") from error
+        return module, file.parent
+    try:
+        found = importlib.util.find_spec(path) if path.replace(".", "").isidentifier() else None
+    except ImportError:
+        found = None
+    if found is None:
+        raise ProblemError(f"no problem at {path!r}: expected a folder with a problem.py, a file, or a module")
+    return importlib.import_module(path), Path.cwd()
+
+
+def _call_factory(factory: Callable[..., Any], where: str, settings: Mapping[str, Any]) -> Any:  # noqa: ANN401
+    known = inspect.signature(factory).parameters
+    if unknown := set(settings) - set(known):
+        raise ProblemError(f"{where}: unknown setting {min(unknown)!r}; known are {', '.join(known) or 'none'}")
+    return factory(**settings)

@@ -1,0 +1,274 @@
+"""A study: trials, as a fold over an append-only sequence of events.
+
+| word | meaning |
+|---|---|
+| trial | one configuration, with the steps planned for it |
+| segment | one stretch of a trial on one device, from `start` to `until` |
+| event | `Started`, `Reported`, `Ended`: the only things ever stored |
+
+Two studies that were given the same events are equal. Nothing here reads clocks or files.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Mapping
+from dataclasses import asdict, dataclass, field
+from enum import StrEnum
+from typing import Any
+
+from frugalbo.budget.amounts import Cost
+from frugalbo.budget.ledger import Ledger
+from frugalbo.errors import StudyError
+from frugalbo.problem import Problem
+from frugalbo.space import Params
+
+
+class Outcome(StrEnum):
+    """How a segment ended."""
+
+    COMPLETED = "completed"  # the planned steps are done
+    PAUSED = "paused"  # the granted steps are done, more are planned
+    STOPPED = "stopped"  # the scheduler gave it up
+    INTERRUPTED = "interrupted"  # through no fault of the job; it may go on from its checkpoint
+    FAILED = "failed"  # through the job's fault; it is not tried again
+
+
+class Failure(StrEnum):
+    """Why a segment failed."""
+
+    ERROR = "error"  # it raised, or exited with a status other than 0
+    KILLED = "killed"  # a signal that was not ours
+    DIVERGED = "diverged"  # the objective was not finite
+    NO_RESULT = "no result"  # it ended without reporting the objective
+    TIMEOUT = "timeout"  # it reached its cap on time
+    MEMORY = "out of memory"  # it reached its cap on memory
+
+
+@dataclass(frozen=True, slots=True)
+class Started:
+    """A segment was granted; `held` is set aside for it. `why` is the proposer's explanation."""
+
+    trial: int
+    segment: int
+    params: Params
+    start: int
+    until: int
+    planned: int
+    held: Cost
+    slot: str
+    at: float
+    why: Mapping[str, Any] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True)
+class Reported:
+    """The job reported metrics after `step` steps."""
+
+    trial: int
+    segment: int
+    step: int
+    metrics: Mapping[str, float]
+    at: float
+
+
+@dataclass(frozen=True, slots=True)
+class Ended:
+    """A segment is over and everything it started is gone.
+
+    Args:
+        used: What it is charged.
+        checkpoint: The step from which the trial could go on; 0 if only from scratch.
+        message: The reason in a sentence, for people.
+        log_tail: The end of what the job printed.
+    """
+
+    trial: int
+    segment: int
+    outcome: Outcome
+    used: Cost
+    at: float
+    checkpoint: int = 0
+    failure: Failure | None = None
+    message: str = ""
+    log_tail: str = ""
+
+
+Event = Started | Reported | Ended
+_EVENTS: dict[str, type[Event]] = {"started": Started, "reported": Reported, "ended": Ended}
+
+
+def event_to_json(event: Event) -> dict[str, Any]:
+    """An event as strict JSON types; numbers that are not finite become texts."""
+    record = asdict(event)
+    for name in ("held", "used"):
+        if name in record:
+            record[name] = getattr(event, name).to_json()
+    if isinstance(event, Reported):
+        record["metrics"] = {k: v if math.isfinite(v) else str(v) for k, v in event.metrics.items()}
+    return {"kind": type(event).__name__.lower(), **record}
+
+
+def event_from_json(record: Mapping[str, Any]) -> Event:
+    """The event that `event_to_json` wrote.
+
+    Raises:
+        StudyError: If the record is not such an event.
+    """
+    try:
+        fields = dict(record)
+        cls = _EVENTS[fields.pop("kind")]
+        for name in ("held", "used"):
+            if name in fields:
+                fields[name] = Cost(**fields[name])
+        if cls is Reported:
+            fields["metrics"] = {k: float(v) for k, v in fields["metrics"].items()}
+        if cls is Ended:
+            fields["outcome"] = Outcome(fields["outcome"])
+            fields["failure"] = Failure(fields["failure"]) if fields["failure"] else None
+        return cls(**fields)
+    except (KeyError, TypeError, ValueError, AttributeError) as error:
+        raise StudyError(f"expected an event as written by event_to_json: {error!r} in {record!r}") from error
+
+
+class Status(StrEnum):
+    """Where a trial stands."""
+
+    RUNNING = "running"
+    PAUSED = "paused"  # may be resumed, whether it was paused or interrupted
+    COMPLETED = "completed"
+    STOPPED = "stopped"
+    FAILED = "failed"
+
+
+_AFTER = {
+    Outcome.COMPLETED: Status.COMPLETED,
+    Outcome.PAUSED: Status.PAUSED,
+    Outcome.INTERRUPTED: Status.PAUSED,
+    Outcome.STOPPED: Status.STOPPED,
+    Outcome.FAILED: Status.FAILED,
+}
+
+
+@dataclass(slots=True)
+class Trial:
+    """One configuration and all that happened to it."""
+
+    number: int
+    params: Params
+    planned: int
+    why: Mapping[str, Any]
+    status: Status = Status.RUNNING
+    starts: list[Started] = field(default_factory=list)
+    ends: list[Ended] = field(default_factory=list)
+    reports: dict[int, Mapping[str, float]] = field(default_factory=dict)
+
+    @property
+    def last_step(self) -> int:
+        """The last step that was reported."""
+        return max(self.reports, default=0)
+
+    @property
+    def checkpoint(self) -> int:
+        """The step from which the trial could go on."""
+        return self.ends[-1].checkpoint if self.ends else 0
+
+    @property
+    def failure(self) -> Failure | None:
+        """Why it failed; None if it did not."""
+        return self.ends[-1].failure if self.ends else None
+
+    def used(self, resource: str) -> float:
+        """What its ended segments were charged of one resource."""
+        return math.fsum(getattr(end.used, resource) for end in self.ends)
+
+    def curve(self, metric: str) -> list[tuple[int, float]]:
+        """The (step, value) pairs of one metric, by step."""
+        return [(step, values[metric]) for step, values in sorted(self.reports.items()) if metric in values]
+
+
+class Study:
+    """The trials of one problem, and their accounts.
+
+    Args:
+        ledger: Follows the events too, if given: it holds at `Started` and settles at `Ended`.
+    """
+
+    def __init__(self, problem: Problem, ledger: Ledger | None = None) -> None:
+        self.problem = problem
+        self.ledger = ledger
+        self.trials: dict[int, Trial] = {}
+
+    def apply(self, event: Event) -> None:
+        """Take in one event.
+
+        A report for a step that was already reported is dropped: a resumed job repeats the steps
+        since its checkpoint.
+
+        Raises:
+            StudyError: If the event cannot follow those before it; nothing has changed then.
+            BudgetError: If the ledger refuses the hold; nothing has changed then.
+        """
+        match event:
+            case Started():
+                self._start(event)
+            case Reported():
+                trial = self._running(event)
+                if event.step > trial.last_step:
+                    trial.reports[event.step] = dict(event.metrics)
+            case Ended():
+                trial = self._running(event)
+                if self.ledger:
+                    self.ledger.settle((event.trial, event.segment), event.used)
+                trial.ends.append(event)
+                trial.status = _AFTER[event.outcome]
+
+    def _start(self, event: Started) -> None:
+        trial = self.trials.get(event.trial)
+        if trial is None:
+            if event.trial != len(self.trials) or event.segment != 0:
+                raise StudyError(f"expected trial {len(self.trials)} to start next, got {event}")
+        elif trial.status != Status.PAUSED or event.segment != len(trial.starts) or event.params != trial.params:
+            raise StudyError(f"trial {trial.number} is {trial.status}, it cannot be resumed by {event}")
+        if not 0 <= event.start < event.until <= event.planned:
+            raise StudyError(f"expected 0 <= start < until <= planned, got {event}")
+        if self.ledger:
+            self.ledger.hold((event.trial, event.segment), event.held)
+        if trial is None:
+            trial = Trial(event.trial, dict(event.params), event.planned, event.why)
+            self.trials[event.trial] = trial
+        trial.starts.append(event)
+        trial.status = Status.RUNNING
+
+    def _running(self, event: Reported | Ended) -> Trial:
+        trial = self.trials.get(event.trial)
+        if trial is None or trial.status != Status.RUNNING or event.segment != len(trial.starts) - 1:
+            state = "unknown" if trial is None else f"{trial.status}, segment {len(trial.starts) - 1}"
+            raise StudyError(f"segment {event.segment} of trial {event.trial} is not running ({state})")
+        return trial
+
+    def replay(self, events: Iterable[Event]) -> Study:
+        """Apply all events; returns this study."""
+        for event in events:
+            self.apply(event)
+        return self
+
+    def with_status(self, *statuses: Status) -> list[Trial]:
+        """The trials with one of these statuses, by number."""
+        return [trial for trial in self.trials.values() if trial.status in statuses]
+
+    def value(self, trial: Trial, *, at: int | None = None) -> float | None:
+        """The objective of `trial` at step `at` (the full number of steps by default), if it is known and finite.
+
+        A trial counts by what it reported even if it was stopped, paused or is still running.
+        """
+        values = trial.reports.get(self.problem.steps if at is None else at, {})
+        value = values.get(self.problem.objective.metric)
+        return value if value is not None and math.isfinite(value) else None
+
+    def best(self) -> Trial | None:
+        """The trial with the best objective at the full number of steps; the earliest of equals."""
+        objective = self.problem.objective
+        known = ((self.value(trial), trial) for trial in self.trials.values())
+        ranked = [(objective.to_loss(value), trial.number, trial) for value, trial in known if value is not None]
+        return min(ranked)[2] if ranked else None
