@@ -1,3 +1,66 @@
-"""frugalbo: the best configuration that a budget can buy."""
+"""frugalbo: the best configuration that a budget can buy.
+
+The public names are imported when they are first used, so that `import frugalbo` stays light.
+"""
+
+from __future__ import annotations
+
+import importlib
+from typing import TYPE_CHECKING, Any
 
 __version__ = "0.1.0"
+
+_WHERE = {
+    "frugalbo.api": ("open_study", "resume", "tune"),
+    "frugalbo.budget.amounts": ("Budget", "Cost"),
+    "frugalbo.budget.ledger": ("Balance", "Ledger"),
+    "frugalbo.errors": (
+        "BudgetError", "ExecutorError", "FrugalError", "FrugalWarning", "LeaseError", "ProblemError", "SpaceError",
+        "StorageError", "StudyError",
+    ),
+    "frugalbo.executors.simulated": ("Curve", "SimulatedExecutor"),
+    "frugalbo.job": ("DivergedError", "JobContext"),
+    "frugalbo.problem": ("Fidelity", "Maximize", "Minimize", "Problem", "command_problem", "load_problem"),
+    "frugalbo.report": ("Report",),
+    "frugalbo.slot": ("Slot",),
+    "frugalbo.space": ("Choice", "Fixed", "Float", "Int", "Space"),
+    "frugalbo.study": ("Ended", "Reported", "Started", "Status", "Study", "Trial"),
+}  # fmt: skip
+_MODULE_OF = {name: module for module, names in _WHERE.items() for name in names}
+
+__all__ = sorted(_MODULE_OF)  # noqa: PLE0605 - computed, so that a name is written once
+
+if TYPE_CHECKING:
+    from frugalbo.api import open_study, resume, tune
+    from frugalbo.budget.amounts import Budget, Cost
+    from frugalbo.budget.ledger import Balance, Ledger
+    from frugalbo.errors import (
+        BudgetError,
+        ExecutorError,
+        FrugalError,
+        FrugalWarning,
+        LeaseError,
+        ProblemError,
+        SpaceError,
+        StorageError,
+        StudyError,
+    )
+    from frugalbo.executors.simulated import Curve, SimulatedExecutor
+    from frugalbo.job import DivergedError, JobContext
+    from frugalbo.problem import Fidelity, Maximize, Minimize, Problem, command_problem, load_problem
+    from frugalbo.report import Report
+    from frugalbo.slot import Slot
+    from frugalbo.space import Choice, Fixed, Float, Int, Space
+    from frugalbo.study import Ended, Reported, Started, Status, Study, Trial
+
+
+def __getattr__(name: str) -> Any:  # noqa: ANN401 - any public name
+    if name not in _MODULE_OF:
+        raise AttributeError(f"module 'frugalbo' has no attribute {name!r}")
+    value = getattr(importlib.import_module(_MODULE_OF[name]), name)
+    globals()[name] = value
+    return value
+
+
+def __dir__() -> list[str]:
+    return [*__all__, "__version__"]

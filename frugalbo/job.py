@@ -15,7 +15,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from frugalbo.errors import FrugalError
+from frugalbo.errors import FrugalError, StorageError
 
 _CHECKPOINT = re.compile(r"step-(\d+)\.ckpt")
 
@@ -61,16 +61,18 @@ class JobContext:
             DivergedError: If the objective is not finite; let it through.
             ValueError: If the step was not granted, comes out of order, or a metric is not a number.
         """
-        if not self.start < step <= self.until or step <= self._last:
-            granted = f"{max(self.start, self._last) + 1} to {self.until}"
-            raise ValueError(f"expected a report for a step from {granted}, got step {step!r}")
+        first = max(self.start, self._last) + 1
+        if first > self.until:
+            raise ValueError(f"the last granted step, {self.until}, was reported, yet there came step {step!r}")
+        if not hasattr(step, "__index__") or not first <= step <= self.until:
+            raise ValueError(f"expected a report for a step from {first} to {self.until}, got step {step!r}")
         values = {}
         for name, value in metrics.items():
             try:
                 values[name] = float(value)
             except (TypeError, ValueError):
                 raise ValueError(f"metric {name!r} must be a number, got {value!r}") from None
-        self._last = step
+        self._last = int(step)
         self.sink({"step": int(step), "metrics": values})
         if self.objective in values and not math.isfinite(values[self.objective]):
             raise DivergedError(f"{self.objective} is {values[self.objective]} at step {step}")
@@ -79,6 +81,7 @@ class JobContext:
         """Keep a checkpoint of the state after `step` steps, whole or not at all.
 
         Args:
+            step: The number of steps done.
             write: Writes the state to the path that it is given, such as
                 `lambda path: torch.save(state, path)`.
         """
@@ -86,21 +89,39 @@ class JobContext:
         path = self.checkpoint_dir / f"step-{step}.ckpt"
         partial = path.with_suffix(".partial")
         write(partial)
-        with partial.open("rb") as file:
-            os.fsync(file.fileno())
+        try:
+            _sync(partial)
+        except FileNotFoundError:
+            raise StorageError(f"the checkpoint's writer was given a path, and wrote nothing to {partial}") from None
         partial.rename(path)
+        _sync(self.checkpoint_dir)  # the new name is on the disk before the old ones go
         for old_step, old in checkpoints(self.checkpoint_dir):
             if old_step != step:
                 old.unlink(missing_ok=True)
 
     def resume(self) -> Path | None:
-        """The checkpoint of the state after `start` steps; None in a fresh trial."""
-        return dict(checkpoints(self.checkpoint_dir)).get(self.start)
+        """The checkpoint of the state after `start` steps; None in a fresh trial.
+
+        Raises:
+            StorageError: If it is gone: steps that were paid for must not be run again in silence.
+        """
+        found = dict(checkpoints(self.checkpoint_dir)).get(self.start)
+        if found is None and self.start > 0:
+            raise StorageError(f"the checkpoint of step {self.start} is gone from {self.checkpoint_dir}")
+        return found
 
     @property
     def should_stop(self) -> bool:
         """Whether the job was asked to end: save and return soon, or be killed after a short grace."""
         return self.stop_requested
+
+
+def _sync(path: Path) -> None:
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
 
 
 def checkpoints(folder: Path) -> list[tuple[int, Path]]:

@@ -10,13 +10,15 @@ import importlib.util
 import inspect
 import shlex
 import sys
-from collections.abc import Callable, Mapping, Sequence
+import traceback
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from types import ModuleType
 from typing import Any, ClassVar, Literal
 
-from frugalbo.errors import ProblemError, SpaceError
+from frugalbo.errors import FrugalError, ProblemError, SpaceError
 from frugalbo.space import Params, Space
 
 
@@ -108,11 +110,13 @@ class Problem:
     def __post_init__(self) -> None:
         if not isinstance(self.space, Space):
             object.__setattr__(self, "space", Space(self.space))
-        if not self.name:
+        if not self.name or not isinstance(self.name, str):
             raise ProblemError("a problem needs a name")
         if not isinstance(self.objective, Objective) or type(self.objective) is Objective:
             raise ProblemError(f"an objective is Minimize(metric) or Maximize(metric), got {self.objective!r}")
-        if not callable(self.job) and not isinstance(self.job, str):
+        if self.fidelity is not None and not isinstance(self.fidelity, Fidelity):
+            raise ProblemError(f"a fidelity is Fidelity(name, low, high) or None, got {self.fidelity!r}")
+        if isinstance(self.job, list):
             object.__setattr__(self, "job", tuple(self.job))
         self._check_job()
         if self.defaults is not None:
@@ -129,6 +133,8 @@ class Problem:
         job = self.job
         if isinstance(job, str) and not all(job.rpartition(":")[::2]):
             raise ProblemError(f"a job is 'module:function' or 'file.py:function', got {job!r}")
+        if not isinstance(job, (str, tuple)) and not callable(job):
+            raise ProblemError(f"a job is 'module:function', a function, or a command as a list of words, got {job!r}")
         if isinstance(job, tuple) and (not job or not all(isinstance(word, str) for word in job)):
             raise ProblemError(f"a command is a list of words, got {job!r}")
 
@@ -169,22 +175,23 @@ class Problem:
 
 
 IN_MEMORY = "<function in memory>"
+_FILE_MODULE = "_frugalbo_problem_"
 
 
 def job_address(job: Job) -> str | tuple[str, ...]:
     """Where another process finds `job`; `IN_MEMORY` for a function that only this process has.
 
-    A function of the script that is being run is addressed by the script's file.
+    A function of a problem's file, or of the script that is being run, is addressed by the file.
     """
     if isinstance(job, str):
         return job
     if not callable(job):
         return tuple(job)
-    name, module = getattr(job, "__qualname__", "<"), getattr(job, "__module__", None)
-    if module == "__main__":
-        file = getattr(sys.modules["__main__"], "__file__", None)
+    name, module = getattr(job, "__qualname__", "<"), getattr(job, "__module__", None) or ""
+    if module == "__main__" or module.startswith(_FILE_MODULE):
+        file = getattr(sys.modules.get(module), "__file__", None)
         return f"{Path(file).resolve()}:{name}" if file and name.isidentifier() else IN_MEMORY
-    found = getattr(sys.modules.get(module or ""), name, None)
+    found = getattr(sys.modules.get(module), name, None)
     return f"{module}:{name}" if found is job else IN_MEMORY
 
 
@@ -222,8 +229,8 @@ def command_problem(command: str | Sequence[str], **fields: Any) -> Problem:  # 
     """
     try:
         words = shlex.split(command) if isinstance(command, str) else list(command)
-    except ValueError as error:
-        raise ProblemError(f"cannot split the command {command!r} into words: {error}") from None
+    except (TypeError, ValueError) as error:
+        raise ProblemError(f"a command is words, and {command!r} cannot be split into some: {error}") from None
     problem = Problem(job=words, **fields)
     fill_command(words, dict.fromkeys(problem.space.parameters, ""))
     return problem
@@ -257,27 +264,45 @@ def _load_module(path: str) -> tuple[ModuleType, Path]:
         if not file.is_file():
             raise ProblemError(f"no problem at {path!r}: expected a file {file}")
         file = file.resolve()
-        spec = importlib.util.spec_from_file_location(f"_frugalbo_problem_{file.parent.name}", file)
+        # Named by the whole path, so that files of the same name do not replace each other.
+        spec = importlib.util.spec_from_file_location(_FILE_MODULE + str(file).encode().hex(), file)
         assert spec is not None
         assert spec.loader is not None
         module = importlib.util.module_from_spec(spec)
         sys.modules[spec.name] = module
-        try:
+        with _loading(str(file)):
             spec.loader.exec_module(module)
-        except (ImportError, SyntaxError) as error:
-            raise ProblemError(f"cannot load {file}: {error}") from error
         return module, file.parent
     try:
         found = importlib.util.find_spec(path) if path.replace(".", "").isidentifier() else None
-    except ImportError:
+    except (ImportError, ValueError):
         found = None
     if found is None:
         raise ProblemError(f"no problem at {path!r}: expected a folder with a problem.py, a file, or a module")
-    return importlib.import_module(path), Path.cwd()
+    with _loading(path):
+        return importlib.import_module(path), Path.cwd()
+
+
+@contextmanager
+def _loading(what: str) -> Iterator[None]:
+    """Turn whatever a user's file raises while it is loaded into one sentence with the line."""
+    try:
+        yield
+    except FrugalError:
+        raise
+    except (Exception, SystemExit) as error:
+        lines = [frame.lineno for frame in traceback.extract_tb(error.__traceback__) if frame.filename == what]
+        where = f" (line {lines[-1]})" if lines else ""
+        reason = " ".join(str(error).split())
+        raise ProblemError(f"cannot load {what}: {type(error).__name__}: {reason}{where}") from error
 
 
 def _call_factory(factory: Callable[..., Any], where: str, settings: Mapping[str, Any]) -> Any:  # noqa: ANN401
     known = inspect.signature(factory).parameters
-    if unknown := set(settings) - set(known):
+    takes_any = any(p.kind == p.VAR_KEYWORD for p in known.values())
+    needed = [k for k, p in known.items() if p.default is p.empty and p.kind not in (p.VAR_KEYWORD, p.VAR_POSITIONAL)]
+    if missing := set(needed) - set(settings):
+        raise ProblemError(f"{where}: needs the setting {min(missing)!r}")
+    if not takes_any and (unknown := set(settings) - set(known)):
         raise ProblemError(f"{where}: unknown setting {min(unknown)!r}; known are {', '.join(known) or 'none'}")
     return factory(**settings)

@@ -17,7 +17,7 @@ How a parameter takes its place in the cube:
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
@@ -31,17 +31,50 @@ Value = float | int | str | bool
 Params = dict[str, Value]
 
 
+# Beyond it the shares of neighbouring integers on a log scale are too small for a float to tell apart.
+_MAX_INT = 10**12
+
+
 def _check_bounds(kind: str, lower: float, upper: float, log: bool) -> None:
-    if not (_is_number(lower) and _is_number(upper) and math.isfinite(lower) and math.isfinite(upper)):
+    if not (_is_finite(lower) and _is_finite(upper)):
         raise SpaceError(f"{kind}: bounds must be finite numbers, got {lower!r} and {upper!r}")
     if lower > upper:
         raise SpaceError(f"{kind}: lower must not exceed upper, got {lower!r} and {upper!r}")
+    if not math.isfinite(upper - lower):
+        raise SpaceError(f"{kind}: the bounds are too far apart, got {lower!r} and {upper!r}")
     if log and lower <= 0:
         raise SpaceError(f"{kind}: a log scale needs a lower bound above 0, got {lower!r}")
 
 
 def _is_number(value: object) -> bool:
     return isinstance(value, (int, float, np.integer, np.floating)) and not isinstance(value, bool)
+
+
+def _is_finite(value: object) -> bool:
+    try:
+        return _is_number(value) and math.isfinite(value)  # type: ignore[arg-type]
+    except OverflowError:  # a whole number that no float can hold
+        return False
+
+
+def _is_value(value: object) -> bool:
+    return isinstance(value, (str, bool)) or _is_number(value)
+
+
+def _is_same(one: object, other: object) -> bool:
+    """Equal, where `True` is not `1`."""
+    return one == other and isinstance(one, bool) == isinstance(other, bool)
+
+
+def _condition(only_if: Mapping[str, Any] | None) -> dict[str, Any] | None:
+    """The condition in JSON types, so that it survives being stored."""
+    if only_if is None:
+        return None
+    if not isinstance(only_if, Mapping):
+        raise SpaceError(f"expected a condition {{other: value or list of values}}, got {only_if!r}")
+    many = (list, tuple, set, frozenset)
+    return {k: sorted(v, key=repr) if isinstance(v, (set, frozenset)) else list(v) if isinstance(v, many) else v
+            for k, v in only_if.items()}  # fmt: skip
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,14 +93,15 @@ class Float:
 
     def __post_init__(self) -> None:
         _check_bounds("Float", self.lower, self.upper, self.log)
+        object.__setattr__(self, "only_if", _condition(self.only_if))
 
     def to_unit(self, value: object) -> float:
         """The place of `value` in [0, 1]."""
         if not _is_number(value) or not self.lower <= float(value) <= self.upper:  # type: ignore[arg-type]
             raise SpaceError(f"expected a number in [{self.lower}, {self.upper}], got {value!r}")
-        if self.lower == self.upper:
-            return 0.5
         x, a, b = (_maybe_log(float(v), self.log) for v in (value, self.lower, self.upper))  # type: ignore[arg-type]
+        if a == b:
+            return 0.5
         return min(1.0, max(0.0, (x - a) / (b - a)))
 
     def from_unit(self, u: float) -> float:
@@ -95,10 +129,13 @@ class Int:
         _check_bounds("Int", self.lower, self.upper, self.log)
         if self.lower != int(self.lower) or self.upper != int(self.upper):
             raise SpaceError(f"Int: bounds must be whole, got {self.lower!r} and {self.upper!r}")
+        if max(abs(self.lower), abs(self.upper)) > _MAX_INT:
+            raise SpaceError(f"Int: bounds must be at most {_MAX_INT:.0e} in size, got {self.lower!r}, {self.upper!r}")
+        object.__setattr__(self, "only_if", _condition(self.only_if))
 
     def to_unit(self, value: object) -> float:
         """The centre of the share of [0, 1] that `value` owns."""
-        if not _is_number(value) or value != int(value) or not self.lower <= value <= self.upper:  # type: ignore[operator,call-overload]
+        if not _is_finite(value) or value != int(value) or not self.lower <= value <= self.upper:  # type: ignore[operator,call-overload]
             raise SpaceError(f"expected a whole number in [{self.lower}, {self.upper}], got {value!r}")
         a, b = self._ends()
         left, right = (_maybe_log(int(value) + d, self.log) for d in (-0.5, 0.5))  # type: ignore[call-overload]
@@ -129,12 +166,17 @@ class Choice:
     only_if: Mapping[str, Any] | None = None
 
     def __post_init__(self) -> None:
+        if isinstance(self.values, (str, bytes)) or not isinstance(self.values, Iterable):
+            raise SpaceError(f"Choice: expected a sequence of values, got {self.values!r}")
         object.__setattr__(self, "values", tuple(self.values))
+        object.__setattr__(self, "only_if", _condition(self.only_if))
         if not self.values:
             raise SpaceError("Choice: expected at least one value, got none")
-        if any(not isinstance(v, (str, bool)) and not _is_number(v) for v in self.values):
+        if not all(_is_value(v) for v in self.values):
             raise SpaceError(f"Choice: values must be numbers, texts or booleans, got {self.values!r}")
-        if len({(type(v), v) for v in self.values}) < len(self.values):
+        if any(_is_number(v) and not _is_finite(v) for v in self.values):
+            raise SpaceError(f"Choice: numbers must be finite, got {self.values!r}")
+        if len({(isinstance(v, bool), v) for v in self.values}) < len(self.values):
             raise SpaceError(f"Choice: values must differ, got {self.values!r}")
 
     def to_unit(self, value: object) -> float:
@@ -148,7 +190,7 @@ class Choice:
     def index(self, value: object) -> int:
         """The position of `value`; `True` is not `1` here."""
         for i, v in enumerate(self.values):
-            if v == value and isinstance(v, bool) == isinstance(value, bool):
+            if _is_same(v, value):
                 return i
         raise SpaceError(f"expected one of {list(self.values)}, got {value!r}")
 
@@ -163,6 +205,13 @@ class Fixed:
     """A value that every configuration has and that is not searched."""
 
     value: Value
+
+    def __post_init__(self) -> None:
+        if not _is_value(self.value):
+            hint = "; for several values use Choice" if isinstance(self.value, (list, tuple)) else ""
+            raise SpaceError(f"a fixed value must be a number, a text or a boolean, got {self.value!r}{hint}")
+        if _is_number(self.value) and not _is_finite(self.value):
+            raise SpaceError(f"a fixed value must be finite, got {self.value!r}")
 
     @property
     def only_if(self) -> None:
@@ -195,15 +244,20 @@ class Space:
     _order: tuple[str, ...] = field(init=False, repr=False, compare=False)
 
     def __post_init__(self) -> None:
+        if not isinstance(self.parameters, Mapping):
+            raise SpaceError(f"expected a mapping of names to parameters, got {self.parameters!r}")
+        if isinstance(self.constraints, str):
+            raise SpaceError(f"expected a list of formulas, got {self.constraints!r}")
         fixed = {k: v if isinstance(v, (Float, Int, Choice, Fixed)) else Fixed(v) for k, v in self.parameters.items()}
         object.__setattr__(self, "parameters", fixed)
         object.__setattr__(self, "constraints", tuple(self.constraints))
         if not self.names:
             raise SpaceError("a space needs at least one parameter that is not fixed")
         for name in fixed:
-            if not name.isidentifier():
+            if not isinstance(name, str) or not name.isidentifier():
                 raise SpaceError(f"parameter names must be identifiers, got {name!r}")
         object.__setattr__(self, "_order", _condition_order(fixed))
+        _check_conditions(fixed)
         object.__setattr__(self, "_compiled", tuple(Expression(text, fixed) for text in self.constraints))
 
     @property
@@ -277,7 +331,7 @@ class Space:
                 raise SpaceError(f"parameter {name!r} is missing")
             if not active and name in params:
                 raise SpaceError(f"parameter {name!r} exists only if {dict(p.only_if or {})}")
-            if isinstance(p, Fixed) and params[name] != p.value:
+            if isinstance(p, Fixed) and not _is_same(params[name], p.value):
                 raise SpaceError(f"parameter {name!r} is fixed at {p.value!r}, got {params[name]!r}")
             if active and not isinstance(p, Fixed):
                 self._unit(name, params[name])
@@ -360,10 +414,34 @@ def _maybe_log(x: float, log: bool) -> float:
 
 
 def _holds(only_if: Mapping[str, Any] | None, params: Mapping[str, Any]) -> bool:
-    for name, wanted in (only_if or {}).items():
-        allowed = wanted if isinstance(wanted, (list, tuple, set, frozenset)) else (wanted,)
-        if name not in params or params[name] not in allowed:
-            return False
+    return all(
+        name in params and any(_is_same(params[name], value) for value in _as_list(wanted))
+        for name, wanted in (only_if or {}).items()
+    )
+
+
+def _as_list(wanted: object) -> list[Any]:
+    return wanted if isinstance(wanted, list) else [wanted]
+
+
+def _check_conditions(parameters: Mapping[str, Parameter]) -> None:
+    """Refuse conditions that can never hold: a typing error would hide a parameter in silence."""
+    for name, p in parameters.items():
+        for other, wanted in (p.only_if or {}).items():
+            if not _as_list(wanted):
+                raise SpaceError(f"parameter {name!r}: its condition can never hold, as {other!r} may be nothing")
+            for value in _as_list(wanted):
+                if not _may_be(parameters[other], value):
+                    raise SpaceError(f"parameter {name!r}: its condition cannot hold, {other!r} can never be {value!r}")
+
+
+def _may_be(p: Parameter, value: object) -> bool:
+    if isinstance(p, Fixed):
+        return _is_same(p.value, value)
+    try:
+        p.to_unit(value)
+    except SpaceError:
+        return False
     return True
 
 

@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Mapping
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field, fields
 from enum import StrEnum
 from typing import Any
 
@@ -96,17 +96,34 @@ class Ended:
 
 Event = Started | Reported | Ended
 _EVENTS: dict[str, type[Event]] = {"started": Started, "reported": Reported, "ended": Ended}
+_WHOLE = ("trial", "segment", "start", "until", "planned", "step", "checkpoint")
 
 
 def event_to_json(event: Event) -> dict[str, Any]:
-    """An event as strict JSON types; numbers that are not finite become texts."""
-    record = asdict(event)
+    """An event as strict JSON types; numbers that are not finite become texts.
+
+    Raises:
+        StudyError: If it holds something that JSON has no place for.
+    """
+    record = {f.name: getattr(event, f.name) for f in fields(event)}
     for name in ("held", "used"):
         if name in record:
-            record[name] = getattr(event, name).to_json()
-    if isinstance(event, Reported):
-        record["metrics"] = {k: v if math.isfinite(v) else str(v) for k, v in event.metrics.items()}
-    return {"kind": type(event).__name__.lower(), **record}
+            record[name] = record[name].to_json()
+    return {"kind": type(event).__name__.lower(), **_plain(record)}
+
+
+def _plain(value: Any) -> Any:  # noqa: ANN401 - anything in, JSON out
+    if isinstance(value, float):
+        return float(value) if math.isfinite(value) else str(float(value))
+    if value is None or isinstance(value, (bool, int, str)):
+        return value
+    if isinstance(value, Mapping):
+        return {str(k): _plain(v) for k, v in value.items()}
+    if isinstance(value, (list, tuple, set, frozenset)):
+        return [_plain(v) for v in value]
+    if hasattr(value, "tolist"):  # numpy's and torch's numbers and arrays
+        return _plain(value.tolist())
+    raise StudyError(f"an event with {value!r} in it cannot be stored")
 
 
 def event_from_json(record: Mapping[str, Any]) -> Event:
@@ -116,17 +133,22 @@ def event_from_json(record: Mapping[str, Any]) -> Event:
         StudyError: If the record is not such an event.
     """
     try:
-        fields = dict(record)
-        cls = _EVENTS[fields.pop("kind")]
+        found = dict(record)
+        cls = _EVENTS[found.pop("kind")]
+        found["at"] = float(found["at"])
+        if any(not isinstance(found[name], int) for name in _WHOLE if name in found):
+            raise TypeError("expected whole numbers")
         for name in ("held", "used"):
-            if name in fields:
-                fields[name] = Cost(**fields[name])
+            if name in found:
+                found[name] = Cost(**found[name])
+        if cls is Started and not isinstance(found["params"], dict):
+            raise TypeError("expected params")
         if cls is Reported:
-            fields["metrics"] = {k: float(v) for k, v in fields["metrics"].items()}
+            found["metrics"] = {k: float(v) for k, v in found["metrics"].items()}
         if cls is Ended:
-            fields["outcome"] = Outcome(fields["outcome"])
-            fields["failure"] = Failure(fields["failure"]) if fields["failure"] else None
-        return cls(**fields)
+            found["outcome"] = Outcome(found["outcome"])
+            found["failure"] = Failure(found["failure"]) if found["failure"] else None
+        return cls(**found)
     except (KeyError, TypeError, ValueError, AttributeError) as error:
         raise StudyError(f"expected an event as written by event_to_json: {error!r} in {record!r}") from error
 
@@ -203,7 +225,7 @@ class Study:
         """Take in one event.
 
         A report for a step that was already reported is dropped: a resumed job repeats the steps
-        since its checkpoint.
+        since its checkpoint. So is one for a step that was not granted: it cannot be true.
 
         Raises:
             StudyError: If the event cannot follow those before it; nothing has changed then.
@@ -214,7 +236,7 @@ class Study:
                 self._start(event)
             case Reported():
                 trial = self._running(event)
-                if event.step > trial.last_step:
+                if trial.last_step < event.step and trial.starts[-1].start < event.step <= trial.starts[-1].until:
                     trial.reports[event.step] = dict(event.metrics)
             case Ended():
                 trial = self._running(event)
@@ -228,10 +250,14 @@ class Study:
         if trial is None:
             if event.trial != len(self.trials) or event.segment != 0:
                 raise StudyError(f"expected trial {len(self.trials)} to start next, got {event}")
-        elif trial.status != Status.PAUSED or event.segment != len(trial.starts) or event.params != trial.params:
+        elif (trial.status, len(trial.starts), trial.params, trial.planned) != (
+            Status.PAUSED, event.segment, event.params, event.planned,
+        ):  # fmt: skip
             raise StudyError(f"trial {trial.number} is {trial.status}, it cannot be resumed by {event}")
         if not 0 <= event.start < event.until <= event.planned:
             raise StudyError(f"expected 0 <= start < until <= planned, got {event}")
+        if event.start > (trial.checkpoint if trial else 0):
+            raise StudyError(f"trial {event.trial} has no checkpoint of step {event.start} to go on from")
         if self.ledger:
             self.ledger.hold((event.trial, event.segment), event.held)
         if trial is None:

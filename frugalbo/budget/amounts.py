@@ -17,6 +17,7 @@ import math
 import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, fields
+from numbers import Real
 from typing import Any, Literal, get_args
 
 from frugalbo.errors import BudgetError
@@ -55,8 +56,10 @@ class Cost:
 
     def __post_init__(self) -> None:
         for name, amount in self.items():
-            if not (math.isfinite(amount) and amount >= 0):
+            number = _number(amount)
+            if not 0 <= number < math.inf:
                 raise BudgetError(f"a cost must be finite and at least 0, got {name} = {amount!r}")
+            object.__setattr__(self, name, number)
 
     def items(self) -> Iterator[tuple[Resource, float]]:
         """Each resource with its amount."""
@@ -83,8 +86,10 @@ class Budget:
 
     def __post_init__(self) -> None:
         for name, amount in self.limits().items():
-            if isinstance(amount, bool) or not isinstance(amount, (int, float)) or not 0 < amount < math.inf:
+            number = _number(amount)
+            if not 0 < number < math.inf:
                 raise BudgetError(f"a budget must be finite and above 0, got {name} = {amount!r}")
+            object.__setattr__(self, name, number)
         if not set(self.limits()) - {"memory_bytes"}:
             raise BudgetError(f"a budget needs a limit on time, money or evaluations, such as {_EXAMPLES}")
 
@@ -131,7 +136,11 @@ def parse_amount(text: str) -> tuple[Resource, float]:
         part = _PART.match(text, position)
         if part is None:
             raise BudgetError(f"cannot read the amount {text!r}; expected something like {_EXAMPLES}")
-        unit = "$" if part["dollar"] else (part["unit"] or "").strip().lower()
+        unit = (part["unit"] or "").strip().lower()
+        if part["dollar"]:
+            if unit not in ("", *_DOLLARS):
+                raise BudgetError(f"cannot read the amount {text!r}; expected something like {_EXAMPLES}")
+            unit = "$"
         resource, factor = _unit(unit, text)
         found.add(resource)
         total += float(part["number"]) * factor
@@ -143,6 +152,14 @@ def parse_amount(text: str) -> tuple[Resource, float]:
     ):
         raise BudgetError(f"cannot read the amount {text!r}; expected something like {_EXAMPLES}")
     return ("wall_seconds" if "wall_seconds" in found else found.pop()), total
+
+
+def _number(amount: object) -> float:
+    """`amount` as a float, numpy's numbers included; NaN if it is none."""
+    try:
+        return math.nan if isinstance(amount, bool) or not isinstance(amount, Real) else float(amount)
+    except OverflowError:
+        return math.inf
 
 
 def _parse(text: str) -> dict[str, float]:

@@ -1,6 +1,6 @@
 """The ledger: money is held before it is spent, and settled when it is known.
 
-For each limited resource `spent + held <= total` is true after every hold. A settlement may
+For each limited resource `spent + held <= total` is true after every hold, but for rounding. A settlement may
 exceed what was held, by as much as an executor lets a job outlive its cap; the excess is shown
 as `overrun` and nothing more is lent until it fits again. The ledger is a fold: replaying the
 same holds and settlements gives the same balance. It does not know what trials are.
@@ -58,7 +58,9 @@ class Balance:
         """The first resource of which `cost` asks more than is free; None if all of it fits."""
         for name, amount in cost.items():
             account = self.accounts[name]
-            if amount and amount > account.free + _ROUNDING * max(1.0, min(account.total, amount)):
+            # Measured against the total and not from `free`, which ends at 0: crumbs must not add up.
+            room = account.total * (1 + _ROUNDING) - account.spent - account.held
+            if amount and amount > room:
                 return name
         return None
 
@@ -103,7 +105,7 @@ class Ledger:
         self._spent[_CLOCK] = max(self._spent[_CLOCK], wall_seconds)
 
     def balance(self) -> Balance:
-        """What was there, is spent, and is held now. Wall time is held for the longest holder only."""
+        """What was there, is spent, and is held now. Wall time passes for all holders at once, so none is held."""
         limits = self.budget.limits()
         held = dict.fromkeys(RESOURCES, 0.0)
         for cost in self._held.values():

@@ -10,28 +10,14 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal, Protocol, Self
+from typing import Protocol, Self
 
+from frugalbo.slot import Slot
 from frugalbo.space import Params
-from frugalbo.study import Ended, Event, Reported, Started
+from frugalbo.study import Ended, Event, Outcome, Reported, Started
 
 
-@dataclass(frozen=True, slots=True)
-class Slot:
-    """A place for one segment at a time.
-
-    Args:
-        name: Unique in its executor, such as `"cuda:0"` or `"cpu:1"`.
-        devices: How many devices a segment holds here; device-seconds count them all.
-        dollars_per_hour: The price of one device.
-    """
-
-    name: str
-    kind: Literal["cuda", "cpu"]
-    index: int
-    threads: int = 1
-    devices: int = 1
-    dollars_per_hour: float = 0.0
+__all__ = ["Executor", "Segment", "Slot"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -86,8 +72,11 @@ class Executor(Protocol):
         """
         ...
 
-    def cancel(self, trial: int) -> None:
-        """Ask a running trial to end: soon, as `STOPPED`. Twice is the same as once; an ended trial is left alone."""
+    def cancel(self, trial: int, outcome: Outcome = Outcome.STOPPED) -> None:
+        """Ask a running trial to end soon, as `STOPPED`, or as `INTERRUPTED` if it is to go on one day.
+
+        Twice is the same as once; an ended trial is left alone.
+        """
         ...
 
     def wait(self, timeout_s: float) -> Sequence[Reported | Ended]:

@@ -1,0 +1,343 @@
+"""Reference values of `problems/tiny_llama`: optimizers, schedules and knobs on the miniature.
+
+    python benchmarks/tiny_llama_reference.py --jobs 2     # run what is not recorded yet
+    python benchmarks/tiny_llama_reference.py --table      # write the README's tables and reference.json
+
+Each run is one process-wide thread on the CPU and one appended JSON line in
+`benchmarks/results/tiny_llama_reference.jsonl`; a run that is there is not repeated. All cells of a
+table get the same grid of learning rates and the same seeds; the rate with the lowest mean
+validation loss over the seeds is the one shown.
+"""
+
+from __future__ import annotations
+
+import argparse
+import importlib.util
+import json
+import os
+import platform
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Iterator, Sequence
+from concurrent.futures import ProcessPoolExecutor, as_completed
+from functools import lru_cache
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+os.environ["OMP_NUM_THREADS"] = "1"  # before torch is imported
+
+ROOT = Path(__file__).resolve().parents[1]
+PROBLEM = ROOT / "problems" / "tiny_llama"
+RESULTS = ROOT / "benchmarks" / "results" / "tiny_llama_reference.jsonl"
+
+STEPS = 512
+SEEDS = (0, 1, 2)
+METHOD_RATES = (5e-4, 1e-3, 2e-3, 4e-3, 8e-3, 1.6e-2, 3.2e-2)
+METHODS: dict[str, dict[str, Any]] = {
+    "AdamW": {"optimizer": "adamw"},
+    "FRUGAL, density 1": {"density": 1.0},
+    "FRUGAL, density 0.25": {"density": 0.25},
+    "FRUGAL, density 0": {"density": 0.0},
+    "GaLore-style: SVD, density 0.25, no state-free update, no reset, scale 0.25": {
+        "density": 0.25,
+        "projection": "svd",
+        "state_free": "none",
+        "reset_state": False,
+        "projectable_lr_scale": 0.25,
+    },
+    "BAdam-like: blockwise, density 0.25, no state-free update": {"density": 0.25, "state_free": "none"},
+}
+SCHEDULE_RATES = (1e-3, 2e-3, 4e-3, 8e-3)
+SCHEDULES: dict[str, dict[str, Any]] = {
+    "UBA, phi 0.25": {"phi": 0.25},
+    "UBA, phi 0.5": {"phi": 0.5},
+    "UBA, phi 1": {"phi": 1.0},
+    "UBA, phi 2 (cosine)": {"phi": 2.0},
+    "UBA, phi 5": {"phi": 5.0},
+    "UBA, phi 10": {"phi": 10.0},
+    "linear": {"schedule": "linear"},
+}
+BUDGETS = (STEPS // 4, STEPS // 2, STEPS)
+CENTRES = (1e-3, 4e-3)
+KNOBS: dict[str, Sequence[float]] = {
+    "density": (0.0, 0.25, 0.5, 1.0),
+    "phi": (0.25, 1.0, 2.0, 5.0, 10.0),
+    "warmup": (0.0, 0.1, 0.2, 0.4),
+    "state_free_lr_scale": (0.03, 0.1, 0.3, 1.0, 3.0),
+    "update_gap": (2, 5, 20, 60, 200),
+    "weight_decay": (0.0, 0.1, 0.3, 1.0),
+}
+
+Cell = dict[str, Any]
+
+
+@lru_cache(maxsize=1)
+def job() -> ModuleType:
+    """The problem's `train.py`."""
+    spec = importlib.util.spec_from_file_location("tiny_llama_train", PROBLEM / "train.py")
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    sys.modules[spec.name] = module
+    spec.loader.exec_module(module)
+    return module
+
+
+def cell(settings: Cell, steps: int, seed: int) -> Cell:
+    """One run, with every setting spelled out, so that two tables share what they have in common."""
+    from dataclasses import asdict
+
+    return {"config": asdict(job().Config(**settings)), "steps": steps, "seed": seed}
+
+
+def key(of: Cell) -> str:
+    """What makes a run that run."""
+    return json.dumps([of["config"], of["steps"], of["seed"]], sort_keys=True)
+
+
+def cells() -> Iterator[Cell]:
+    """All runs, the most telling first."""
+    for seed in SEEDS:
+        for method in METHODS.values():
+            yield from (cell({**method, "lr": lr}, STEPS, seed) for lr in METHOD_RATES)
+    for seed in SEEDS:
+        for knob, values in KNOBS.items():
+            yield from (cell({knob: value, "lr": CENTRES[0]}, STEPS, seed) for value in values)
+    for seed in SEEDS:
+        for steps in BUDGETS:
+            for schedule in SCHEDULES.values():
+                yield from (cell({**schedule, "lr": lr}, steps, seed) for lr in SCHEDULE_RATES)
+    for seed in SEEDS:
+        for knob, values in KNOBS.items():
+            yield from (cell({knob: value, "lr": CENTRES[1]}, STEPS, seed) for value in values)
+
+
+def run(of: Cell) -> Cell:
+    """Train once; what came out, or why nothing did."""
+    import torch
+
+    from frugalbo.job import DivergedError, JobContext
+
+    torch.set_num_threads(1)
+    job().preload()
+    reports: list[dict[str, Any]] = []
+    failed = None
+    began = time.process_time()
+    with tempfile.TemporaryDirectory() as folder:
+        context = JobContext(
+            params=of["config"],
+            start=0,
+            until=of["steps"],
+            planned=of["steps"],
+            seed=of["seed"],
+            device="cpu",
+            threads=1,
+            checkpoint_dir=Path(folder),
+            objective="val_loss",
+            sink=reports.append,
+        )
+        try:
+            job().main(context)
+        except DivergedError as error:
+            failed = str(error)
+    metrics = reports[-1]["metrics"] if reports else {}
+    return {
+        **of,
+        "val_loss": None if failed else metrics["val_loss"],
+        "failed": failed,
+        "curve": {r["step"]: r["metrics"]["val_loss"] for r in reports if "val_loss" in r["metrics"]},
+        "state_bytes": metrics.get("state_bytes"),
+        "cpu_s": round(time.process_time() - began, 3),
+        "python": platform.python_version(),
+        "torch": torch.__version__,
+        "machine": platform.machine(),
+        "commit": _commit(),
+    }
+
+
+def recorded() -> dict[str, Cell]:
+    """The runs on file, by key."""
+    if not RESULTS.exists():
+        return {}
+    lines = [json.loads(line) for line in RESULTS.read_text().splitlines()]
+    return {key(line): line for line in lines}
+
+
+def run_missing(jobs: int) -> None:
+    """Run what is not recorded, each result appended as soon as it is there."""
+    done = recorded()
+    missing = list({key(c): c for c in cells() if key(c) not in done}.values())
+    print(f"{len(done)} runs recorded, {len(missing)} to go", flush=True)
+    RESULTS.parent.mkdir(parents=True, exist_ok=True)
+    with RESULTS.open("a") as file, ProcessPoolExecutor(jobs) as pool:
+        for count, future in enumerate(as_completed([pool.submit(run, c) for c in missing]), 1):
+            result = future.result()
+            file.write(json.dumps(result) + "\n")
+            file.flush()
+            os.fsync(file.fileno())
+            print(f"{count}/{len(missing)}  {result['val_loss']}  {result['cpu_s']} s", flush=True)
+
+
+def losses(done: dict[str, Cell], settings: Cell, steps: int = STEPS) -> list[float]:
+    """Validation losses over the seeds; infinite where a run diverged.
+
+    Raises:
+        KeyError: If a run is missing.
+    """
+    found = [done[key(cell(settings, steps, seed))]["val_loss"] for seed in SEEDS]
+    return [float("inf") if loss is None else loss for loss in found]
+
+
+def shown(values: Sequence[float]) -> str:
+    """Mean and standard deviation over seeds."""
+    if float("inf") in values:
+        return f"diverged ({values.count(float('inf'))} of {len(values)})"
+    return f"{statistics.mean(values):.3f} ± {statistics.stdev(values):.3f}"
+
+
+def best_rate(done: dict[str, Cell], settings: Cell, rates: Sequence[float], steps: int = STEPS) -> float:
+    """The learning rate with the lowest mean loss."""
+    return min(rates, key=lambda lr: statistics.mean(losses(done, {**settings, "lr": lr}, steps)))
+
+
+def method_table(done: dict[str, Cell]) -> str:
+    """Optimizers at equal steps."""
+    lines = [
+        "| optimizer | at 1e-3 | at its best | best rate | state bytes |",
+        "|---|---|---|---|---|",
+    ]
+    for name, method in METHODS.items():
+        lr = best_rate(done, method, METHOD_RATES)
+        state = max(done[key(cell({**method, "lr": lr}, STEPS, seed))]["state_bytes"] for seed in SEEDS)
+        at_default, at_best = (shown(losses(done, {**method, "lr": rate})) for rate in (1e-3, lr))
+        lines.append(f"| {name} | {at_default} | {at_best} | {_rate(lr, METHOD_RATES)} | {int(state):,} |")
+    return "\n".join(lines)
+
+
+def method_rate_table(done: dict[str, Cell]) -> str:
+    """Optimizers at every learning rate of the grid, means only."""
+    lines = [
+        "| optimizer | " + " | ".join(f"{lr:g}" for lr in METHOD_RATES) + " |",
+        "|---" * (len(METHOD_RATES) + 1) + "|",
+    ]
+    for name, method in METHODS.items():
+        means = (statistics.mean(losses(done, {**method, "lr": lr})) for lr in METHOD_RATES)
+        lines.append(f"| {name.split(':')[0]} | " + " | ".join(f"{mean:.3f}" for mean in means) + " |")
+    return "\n".join(lines)
+
+
+def schedule_table(done: dict[str, Cell]) -> str:
+    """Schedules planned for each budget, each at its best rate."""
+    heads = [f"{steps} steps ({100 * steps // STEPS} %)" for steps in BUDGETS]
+    lines = ["| schedule | " + " | ".join(heads) + " |", "|---" * (len(BUDGETS) + 1) + "|"]
+    for name, schedule in SCHEDULES.items():
+        row = []
+        for steps in BUDGETS:
+            lr = best_rate(done, schedule, SCHEDULE_RATES, steps)
+            values = losses(done, {**schedule, "lr": lr}, steps)
+            row.append(f"{shown(values)} @ {_rate(lr, SCHEDULE_RATES)}")
+        lines.append(f"| {name} | " + " | ".join(row) + " |")
+    return "\n".join(lines)
+
+
+def knob_table(done: dict[str, Cell]) -> str:
+    """One knob at a time, the others at their defaults, at two learning rates."""
+    lines = ["| knob | value | " + " | ".join(f"lr {lr:g}" for lr in CENTRES) + " |", "|---|---|---|---|"]
+    for knob, values in KNOBS.items():
+        for value in values:
+            row = (shown(losses(done, {knob: value, "lr": lr})) for lr in CENTRES)
+            lines.append(f"| {knob} | {value:g} | " + " | ".join(row) + " |")
+    return "\n".join(lines)
+
+
+TABLES = {
+    "methods": method_table,
+    "method-rates": method_rate_table,
+    "schedules": schedule_table,
+    "knobs": knob_table,
+}
+
+
+def write_tables() -> None:
+    """Put every table that is complete into the README, and the reference values beside it."""
+    done = recorded()
+    readme = PROBLEM / "README.md"
+    text = readme.read_text()
+    for name, table in TABLES.items():
+        start, end = f"<!-- table {name} -->\n", f"<!-- end {name} -->"
+        before, rest = text.split(start)
+        _, after = rest.split(end)
+        try:
+            text = before + start + "\n" + table(done) + "\n\n" + end + after
+        except KeyError:
+            print(f"table {name!r} is not complete yet; it stays as it is")
+    readme.write_text(text)
+    reference = PROBLEM / "reference.json"
+    reference.write_text(json.dumps(reference_values(done), indent=2) + "\n")
+    print(f"wrote {readme} and {reference}")
+
+
+def reference_values(done: dict[str, Cell]) -> dict[str, Any]:
+    """The measured values that a later run may be compared with, and where they come from."""
+    defaults = {"lr": 1e-3}
+    of_defaults = [done[key(cell(defaults, STEPS, seed))] for seed in SEEDS]
+    values = {"defaults": _summary(losses(done, defaults)) | {"lr": 1e-3}}
+    for name, method in METHODS.items():
+        lr = best_rate(done, method, METHOD_RATES)
+        values[name] = _summary(losses(done, {**method, "lr": lr})) | {"lr": lr}
+    return {
+        "command": "python benchmarks/tiny_llama_reference.py --jobs 1 && "
+        "python benchmarks/tiny_llama_reference.py --table",
+        "commit": of_defaults[0]["commit"],
+        "python": of_defaults[0]["python"],
+        "torch": of_defaults[0]["torch"],
+        "machine": of_defaults[0]["machine"],
+        "metric": "val_loss (nats per byte)",
+        "size": "mini",
+        "steps": STEPS,
+        "seeds": list(SEEDS),
+        "cpu_s_per_trial": round(statistics.median(c["cpu_s"] for c in done.values() if c["steps"] == STEPS), 2),
+        "values": values,
+    }
+
+
+def _summary(values: Sequence[float]) -> dict[str, float]:
+    return {"mean": round(statistics.mean(values), 4), "sd": round(statistics.stdev(values), 4)}
+
+
+def _rate(lr: float, grid: Sequence[float]) -> str:
+    """The rate, marked if the grid ended there."""
+    return f"{lr:g}" + (" (end of the grid)" if lr in (grid[0], grid[-1]) else "")
+
+
+@lru_cache(maxsize=1)
+def _commit() -> str:
+    asked = subprocess.run(
+        ["git", "describe", "--always", "--dirty", "--abbrev=12"],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    return asked.stdout.strip() or "unknown"
+
+
+def main() -> None:
+    """Run or tabulate."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--jobs", type=int, default=1, help="processes at a time, one thread each")
+    parser.add_argument("--table", action="store_true", help="write the tables from what is recorded, run nothing")
+    asked = parser.parse_args()
+    sys.path.insert(0, str(ROOT))
+    if asked.table:
+        write_tables()
+    else:
+        run_missing(asked.jobs)
+
+
+if __name__ == "__main__":
+    main()

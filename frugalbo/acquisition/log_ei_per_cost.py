@@ -1,0 +1,61 @@
+"""Expected improvement per unit of cost, cooled as the budget runs out, times the chance to succeed.
+
+Source: Lee, Perrone, Archambeau, Seeger, Cost-aware Bayesian Optimization, arXiv:2003.10870:
+EI(x) / c(x)^alpha, with alpha falling from 1 to 0 over the budget. Deviations: we work with log EI,
+which keeps gradients where EI underflows (Ament et al., arXiv:2310.20708); and failed trials enter
+as a factor P(success), as unknown constraints do in Gelbart, Snoek, Adams, arXiv:1403.5607.
+"""
+
+from __future__ import annotations
+
+import math
+
+from botorch.acquisition.analytic import LogExpectedImprovement
+from botorch.models.model import Model
+from botorch.utils.transforms import t_batch_mode_transform
+from torch import Tensor
+
+from frugalbo.models.feasibility import FeasibilityGP
+
+
+class LogEIPerCost(LogExpectedImprovement):
+    """`log EI(x) - alpha log c(x) + log P(success | x)`, for one point at a time.
+
+    Args:
+        model: The objective's model.
+        best_f: The value to improve upon.
+        log_cost: A model whose posterior mean is `log c(x)`; any unit will do, as a constant
+            factor in the cost only shifts the result. None where all cost the same.
+        alpha: How much the cost counts, in [0, 1]. At 0 this is plain log EI.
+        feasibility: The model of success; None where nothing has failed.
+
+    Raises:
+        ValueError: If `alpha` is outside [0, 1].
+    """
+
+    def __init__(
+        self,
+        model: Model,
+        best_f: float | Tensor,
+        log_cost: Model | None = None,
+        alpha: float = 1.0,
+        *,
+        feasibility: FeasibilityGP | None = None,
+        maximize: bool = True,
+    ) -> None:
+        if not (math.isfinite(alpha) and 0 <= alpha <= 1):
+            raise ValueError(f"expected alpha in [0, 1], got {alpha!r}")
+        super().__init__(model=model, best_f=best_f, maximize=maximize)
+        self.log_cost = log_cost
+        self.alpha = alpha
+        self.feasibility = feasibility
+
+    @t_batch_mode_transform(expected_q=1)
+    def forward(self, X: Tensor) -> Tensor:
+        """Evaluate at points `X` of shape b x 1 x d; returns shape b."""
+        value = super().forward(X)
+        if self.log_cost is not None and self.alpha > 0:
+            value = value - self.alpha * self.log_cost.posterior(X).mean[..., 0, 0]  # b x 1 x 1 -> b
+        if self.feasibility is not None:
+            value = value + self.feasibility.log_probability(X)
+        return value

@@ -1,0 +1,306 @@
+"""The front door: `tune`, `resume` and `open_study`.
+
+Everything here puts the parts together; the parts are in the modules of their names.
+"""
+
+from __future__ import annotations
+
+import math
+import tempfile
+from collections.abc import Mapping
+from contextlib import ExitStack
+from dataclasses import dataclass, field
+from pathlib import Path
+from threading import Thread
+from typing import Any
+
+from frugalbo.budget.amounts import Budget, parse_amount
+from frugalbo.budget.cost import LearnedCost
+from frugalbo.budget.ledger import Ledger
+from frugalbo.errors import BudgetError, ProblemError
+from frugalbo.executors.base import Executor
+from frugalbo.problem import IN_MEMORY, Problem, job_address, load_problem
+from frugalbo.propose import make_proposer, preload
+from frugalbo.report import Report
+from frugalbo.run import Observer, RunLoop
+from frugalbo.scheduler.fixed import FixedScheduler
+from frugalbo.session import OpenStudy
+from frugalbo.store import Lease, RunRecord, Store
+from frugalbo.study import Study
+
+DEFAULT_STORAGE = ".frugalbo/runs.db"
+
+
+@dataclass(frozen=True, slots=True)
+class Settings:
+    """How a run is carried out; stored with it, so that `resume` needs no arguments.
+
+    Args:
+        method: How configurations are chosen: `"auto"`, `"bo"`, `"sobol"` or `"random"`.
+        devices: Slots as text, such as `"cuda:0,1"` or `"cpu:2x4"`; None for all that are found.
+        dollars_per_hour: The price of one device.
+        trial_cap_s: The most seconds that any segment may take.
+    """
+
+    method: str = "auto"
+    devices: str | None = None
+    dollars_per_hour: float = 0.0
+    trial_cap_s: float | None = None
+
+    def __post_init__(self) -> None:
+        if not 0 <= self.dollars_per_hour < math.inf:
+            raise BudgetError(f"a price per device-hour must be at least 0, got {self.dollars_per_hour!r}")
+        if self.trial_cap_s is not None and not 0 < self.trial_cap_s < math.inf:
+            raise BudgetError(f"a cap on trials must be above 0 seconds, got {self.trial_cap_s!r}")
+
+    def to_json(self) -> dict[str, Any]:
+        """As plain JSON types, for `Settings(**record)`."""
+        return {name: getattr(self, name) for name in self.__slots__}
+
+
+@dataclass(slots=True)
+class Handle:
+    """What a controller holds of a run: who may write, what was written, where files go."""
+
+    problem: Problem
+    budget: Budget
+    seed: int
+    settings: Settings
+    folder: Path
+    run_id: str | None = None
+    lease: Lease | None = None
+    events: list[Any] = field(default_factory=list)
+    wall_before: float = 0.0
+    new_spec: Mapping[str, Any] | None = None
+
+
+def tune(
+    problem: Problem | str | Path,
+    *,
+    budget: Budget | str | float | Mapping[str, Any],
+    seed: int = 0,
+    method: str = "auto",
+    devices: str | None = None,
+    dollars_per_hour: float = 0.0,
+    trial_cap: str | float | None = None,
+    storage: str | Path | None = None,
+    executor: Executor | None = None,
+    observe: Observer | None = None,
+) -> Report:
+    """Find the best configuration that a budget can buy.
+
+    Args:
+        problem: A `Problem`, or where one is: a folder, a file or a module.
+        budget: Such as `"10min"`, `"2.5 GPU-hours"`, `"20 USD"`, `"50 trials"`, a number of
+            device-seconds, or several limits at once; see `Budget.of`.
+        seed: Of all choices that frugalbo makes, and of the jobs.
+        method: `"auto"`, `"bo"`, `"sobol"` or `"random"`.
+        devices: Such as `"cuda:0,1"` or `"cpu:2x4"`; all that are found by default.
+        dollars_per_hour: The price of one device, for a budget of money.
+        trial_cap: The most time for one trial, such as `"30s"`.
+        storage: A database file or URL in which the run survives; by default it lives in memory.
+        executor: Where trials run, if not on this machine's devices.
+        observe: Called with the study and the balance after every change.
+
+    Raises:
+        FrugalError: If the problem, the budget or the devices do not make sense.
+    """
+    if not isinstance(problem, Problem):
+        problem = load_problem(problem)
+    settings = Settings(method, devices, dollars_per_hour, seconds(trial_cap))
+    amount = Budget.of(budget)
+    if amount.dollars is not None and not dollars_per_hour and executor is None:
+        raise BudgetError("a budget of money needs the price of a device: expected dollars_per_hour above 0, got 0")
+    with ExitStack() as stack:
+        handle = _new(stack, problem, amount, seed, settings, storage)
+        return _run(handle, executor, observe)
+
+
+def resume(
+    run: str | None = None,
+    *,
+    storage: str | Path = DEFAULT_STORAGE,
+    problem: Problem | None = None,
+    budget: Budget | str | float | Mapping[str, Any] | None = None,
+    executor: Executor | None = None,
+    observe: Observer | None = None,
+) -> Report:
+    """Go on with a stored run: after a crash, an interrupt, or with a larger budget.
+
+    Args:
+        run: Its name; the newest by default.
+        problem: Needed if its job is a function that only lived in memory.
+        budget: A new budget for the whole run, including what is already spent.
+    """
+    with ExitStack() as stack:
+        handle = _stored(stack, run, storage, problem, budget)
+        return _run(handle, executor, observe)
+
+
+def open_study(
+    problem: Problem | str | Path | None = None,
+    *,
+    budget: Budget | str | float | Mapping[str, Any] | None = None,
+    seed: int = 0,
+    method: str = "auto",
+    storage: str | Path | None = None,
+    run: str | None = None,
+) -> OpenStudy:
+    """A study for those who own the loop: `ask` for trials, `tell` what came out, `close` at the end.
+
+    Args:
+        problem: What is tuned; None to go on with a stored run.
+        budget: As for `tune`; needed with a problem.
+        run: The stored run to go on with; the newest by default.
+
+    Raises:
+        FrugalError: If there is neither a problem with a budget nor a stored run.
+    """
+    stack = ExitStack()
+    try:
+        if problem is None:
+            handle = _stored(stack, run, storage or DEFAULT_STORAGE, None, budget)
+        elif budget is None:
+            raise BudgetError("expected a budget, such as '10min' or '50 trials', got none")
+        else:
+            problem = problem if isinstance(problem, Problem) else load_problem(problem)
+            handle = _new(stack, problem, Budget.of(budget), seed, Settings(method), storage)
+        study = _open(handle)
+    except BaseException:
+        stack.close()
+        raise
+    study.on_close(stack.close)
+    return study
+
+
+def seconds(amount: str | float | None) -> float | None:
+    """A duration in seconds from a number or a text such as `"30s"`.
+
+    Raises:
+        BudgetError: If it is not a time.
+    """
+    if not isinstance(amount, str):
+        return amount
+    resource, number = parse_amount(amount)
+    if resource not in ("device_seconds", "wall_seconds"):
+        raise BudgetError(f"expected a time such as '30s', got {amount!r}")
+    return number
+
+
+def _new(
+    stack: ExitStack,
+    problem: Problem,
+    budget: Budget,
+    seed: int,
+    settings: Settings,
+    storage: str | Path | None,
+) -> Handle:
+    make_proposer(settings.method, problem, seed=seed)  # refuses an unknown method before anything is written
+    if storage is None:
+        folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="frugalbo-", ignore_cleanup_errors=True)))
+        return Handle(problem, budget, seed, settings, folder)
+    store = stack.enter_context(Store(storage))
+    spec = {
+        "problem": problem.to_json(),
+        "budget": budget.to_json(),
+        "seed": seed,
+        "settings": settings.to_json(),
+    }
+    run_id = store.create_run(spec, name=problem.name)
+    lease = stack.enter_context(store.lease(run_id))
+    return Handle(problem, budget, seed, settings, folder_of(storage, run_id), run_id, lease)
+
+
+def _stored(
+    stack: ExitStack,
+    run: str | None,
+    storage: str | Path,
+    problem: Problem | None,
+    budget: Budget | str | float | Mapping[str, Any] | None,
+) -> Handle:
+    store = stack.enter_context(Store(storage))
+    record = store.run(run)
+    if problem is None:
+        problem = stored_problem(record)
+        if problem.job == IN_MEMORY:
+            raise ProblemError(
+                f"the job of {record.id} was a function in memory: resume it from Python with problem=..., "
+                f"or put the job in a file"
+            )
+    elif job_address(problem.job) != record.spec["problem"]["job"] or problem.space.to_json() != record.spec["problem"]["space"]:
+        raise ProblemError(f"the problem {problem.name!r} is not the one that {record.id} was started with")
+    lease = stack.enter_context(store.lease(record.id))
+    spec = record.spec if budget is None else {**record.spec, "budget": Budget.of(budget).to_json()}
+    events = [event for _, event in store.read(record.id)]
+    return Handle(
+        problem,
+        Budget.of(spec["budget"]),
+        spec["seed"],
+        Settings(**spec["settings"]),
+        folder_of(storage, record.id),
+        record.id,
+        lease,
+        events,
+        store.wall_seconds(record.id),
+        spec if budget is not None else None,
+    )
+
+
+def stored_problem(record: RunRecord) -> Problem:
+    """The problem of a stored run."""
+    return Problem.from_json(record.spec["problem"])
+
+
+def _open(handle: Handle) -> OpenStudy:
+    proposer = make_proposer(handle.settings.method, handle.problem, seed=handle.seed)
+    study = OpenStudy(
+        handle.problem, handle.budget, lease=handle.lease, proposer=proposer, wall_before=handle.wall_before
+    )  # fmt: skip
+    try:
+        study.replay(handle.events)
+    except BudgetError as error:
+        raise BudgetError(f"the budget does not cover what {handle.run_id} has already spent: {error}") from None
+    if handle.lease and handle.new_spec is not None:
+        handle.lease.amend(handle.new_spec)
+    return study
+
+
+def _run(handle: Handle, executor: Executor | None, observe: Observer | None) -> Report:
+    study = _open(handle)
+    assert study.proposer is not None
+    if executor is None:
+        from frugalbo.executors.devices import local_slots
+        from frugalbo.executors.local import LocalExecutor
+
+        slots = local_slots(handle.settings.devices, dollars_per_hour=handle.settings.dollars_per_hour)
+        executor = LocalExecutor(handle.problem, slots)
+    loop = RunLoop(
+        study=study,
+        scheduler=FixedScheduler(study.proposer),
+        executor=executor,
+        cost_model=LearnedCost(),
+        folder=handle.folder,
+        seed=handle.seed,
+        trial_cap_s=handle.settings.trial_cap_s,
+        observe=observe,
+    )
+    if handle.settings.method in ("auto", "bo"):
+        # Some seconds of imports, done while the first trials run.
+        Thread(target=preload, name="frugalbo-preload", daemon=True).start()
+    reason = loop.run()
+    return Report(study, run_id=handle.run_id, stop_reason=reason)
+
+
+def folder_of(storage: str | Path, run_id: str) -> Path:
+    """Where a stored run keeps checkpoints, logs and its report: beside a file, else in `.frugalbo`."""
+    text = str(storage).removeprefix("sqlite:///")
+    return (Path(DEFAULT_STORAGE) if "://" in text else Path(text)).absolute().parent / run_id
+
+
+def read_study(store: Store, run_id: str) -> Study:
+    """A stored run as it stands, to look at."""
+    record = store.run(run_id)
+    ledger = Ledger(Budget.of(record.spec["budget"]))
+    study = Study(stored_problem(record), ledger).replay(event for _, event in store.read(run_id))
+    ledger.pass_time(store.wall_seconds(run_id))
+    return study

@@ -1,0 +1,315 @@
+"""What a segment will cost: a small Bayesian model of seconds, in numpy alone.
+
+The model of a segment of `m` steps at the configuration `x`:
+
+    seconds = s + m exp(w' phi(x) + noise),      w ~ N(0, tau^2 V),      noise ~ N(0, sigma^2)
+
+| symbol | meaning |
+|---|---|
+| s | start-up cost of any segment |
+| phi(x) | 1; each ordered dimension (centred) and its square; one indicator for each categorical value |
+| tau | how much the configuration may matter: over the whole space seconds change by about exp(tau) |
+| sigma | what the configuration does not explain |
+
+Nothing is fitted: `s`, `tau` and `sigma` take each value of a small grid, weighted by its marginal
+likelihood, and the answer is the mixture. So the bound is wide after one segment and narrows as
+data come; and as long as all segments had the same length, which cannot tell start-up from steps,
+both explanations stay, and a segment of another length gets the wider bound.
+
+A segment that ran into its cap says that it costs at least that, one that failed or was cut
+short likewise: each stands at what the model expects beyond that bound (the EM step of a Tobit
+regression, Tobin 1958, Econometrica 26), which is recomputed a few times.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from typing import Final, Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+from frugalbo.space import Params, Space
+from frugalbo.study import Outcome, Started, Study, Trial
+
+Array = NDArray[np.float64]
+
+_TAU: Final = (0.3, 1.0, 2.0, 4.0)
+_TAU_PRIOR: Final = (1.0, 2.0, 3.0, 1.5)
+_SIGMA: Final = (0.02, 0.05, 0.1, 0.2, 0.4, 0.8)
+_SIGMA_PRIOR: Final = (1.0, 2.0, 3.0, 3.0, 2.0, 1.0)
+# Start-up as a share of the cheapest segment seen; it is usually small.
+_STARTUP: Final = (0.0, 0.3, 0.6, 0.9)
+_STARTUP_PRIOR: Final = (6.0, 2.0, 1.0, 1.0)
+_SQUARES: Final = 0.5  # squares matter less than slopes
+_FULL_DIMS: Final = 4
+_EM_ROUNDS: Final = 4
+_SHORTEST_S: Final = 1e-6  # clocks: a segment never costs nothing
+_INTERCEPT_SD: Final = 3.0  # about the data's own median
+_NEGLIGIBLE: Final = 1e-4  # weights below this share are dropped
+_LARGEST_LOG: Final = 700.0  # exp of more overflows
+
+
+@dataclass(frozen=True, slots=True)
+class CostPrediction:
+    """What a segment is expected to cost.
+
+    Args:
+        median_s: Device-seconds that it exceeds half of the time.
+        upper_s: Device-seconds that it hardly ever exceeds.
+        n: The ended segments that this rests on.
+    """
+
+    median_s: float
+    upper_s: float
+    n: int
+
+
+class CostModel(Protocol):
+    """Predicts what a segment will cost."""
+
+    def predict(self, study: Study, params: Params, start: int, until: int) -> CostPrediction | None:
+        """The cost of running `params` from step `start` to step `until`; None where nothing is known."""
+        ...
+
+
+@dataclass(frozen=True, slots=True)
+class KnownCost:
+    """A cost function of the user's, taken as it is.
+
+    Args:
+        seconds: From parameters, `start` and `until` to device-seconds.
+        margin: The upper bound as a multiple of it.
+    """
+
+    seconds: Callable[[Params, int, int], float]
+    margin: float = 1.0
+
+    def predict(self, study: Study, params: Params, start: int, until: int) -> CostPrediction:
+        """What the function says."""
+        seconds = float(self.seconds(params, start, until))
+        if not (math.isfinite(seconds) and seconds > 0):
+            raise ValueError(f"expected the cost function to give seconds above 0, got {seconds!r} at {params}")
+        return CostPrediction(seconds, self.margin * seconds, 0)
+
+
+@dataclass(frozen=True, slots=True)
+class LearnedCost:
+    """Learns from the segments that have ended.
+
+    Args:
+        confidence: The probability that `upper_s` is not exceeded.
+    """
+
+    confidence: float = 0.98
+
+    def __post_init__(self) -> None:
+        if not 0.5 < self.confidence < 1:
+            raise ValueError(f"a confidence lies between 1/2 and 1, got {self.confidence!r}")
+
+    def predict(self, study: Study, params: Params, start: int, until: int) -> CostPrediction | None:
+        """The cost of running `params` from `start` to `until`; None before any segment has ended."""
+        fitted = fit_cost(study)
+        if fitted is None:
+            return None
+        u, steps = study.problem.space.encode(params)[None], until - start
+        return CostPrediction(fitted.quantile(u, steps, 0.5), fitted.quantile(u, steps, self.confidence), fitted.n)
+
+
+@dataclass(frozen=True, slots=True)
+class _Segments:
+    """Ended segments: unit points `U` (n x d), `steps` (n,), `seconds` (n,), and which are lower bounds."""
+
+    U: Array
+    steps: Array
+    seconds: Array
+    at_least: NDArray[np.bool_]
+
+
+@dataclass(frozen=True, slots=True)
+class _Component:
+    """One setting of the grid: its weight and the posterior `w ~ N(mean, B diag(variance) B')` of its regression."""
+
+    weight: float
+    startup_s: float
+    sigma: float
+    mean: Array  # p
+    basis: Array  # p x p, the B above
+    variance: Array  # p
+
+    def log_rest(self, phi: Array, steps: float | Array) -> tuple[Array, Array]:
+        """Mean and standard deviation of the logarithm of the seconds after start-up, at features (m x p)."""
+        spread = (phi @ self.basis) ** 2 @ self.variance
+        return phi @ self.mean + np.log(steps), np.sqrt(self.sigma**2 + spread)
+
+
+class FittedCost:
+    """A mixture of regressions on the logarithm of seconds per step."""
+
+    def __init__(self, features: Features, components: list[_Component], n: int) -> None:
+        self.features = features
+        self.components = components
+        self.n = n
+
+    def quantile(self, u: Array, steps: float, q: float) -> float:
+        """The seconds that a segment of `steps` steps at the unit point `u` (1 x d) stays below with probability q."""
+        phi = self.features(u)
+        parts = [
+            (c.weight, c.startup_s, float(mean[0]), float(sd[0]))
+            for c in self.components
+            for mean, sd in [c.log_rest(phi, steps)]
+        ]
+        # Bisection between the extreme quantiles of the parts.
+        z = 8.0
+        low = min(s + math.exp(min(_LARGEST_LOG, m - z * sd)) for _, s, m, sd in parts)
+        high = max(s + math.exp(min(_LARGEST_LOG, m + z * sd)) for _, s, m, sd in parts)
+        a, b = math.log(low), math.log(high)
+        for _ in range(50):
+            middle = 0.5 * (a + b)
+            a, b = (middle, b) if _mixture_cdf(parts, math.exp(middle)) < q else (a, middle)
+        return math.exp(b)
+
+    def log_seconds(self, U: Array, steps: float) -> Array:
+        """The mean over the mixture of the logarithm of the median seconds at unit points `U` (m x d); shape (m,)."""
+        phi = self.features(U)
+        total = np.zeros(len(U))
+        for c in self.components:
+            total += c.weight * np.log(c.startup_s + np.exp(np.minimum(_LARGEST_LOG, math.log(steps) + phi @ c.mean)))
+        return total
+
+
+class Features:
+    """`phi`: from unit points (m x d) to features (m x p), the first of which is 1."""
+
+    def __init__(self, space: Space) -> None:
+        levels = space.levels
+        self.categorical = tuple(i for i in space.categorical_dims if levels[i] != 1)
+        self.ordered = tuple(i for i in range(space.dim) if levels[i] != 1 and i not in self.categorical)
+        self.levels = {i: (np.arange(levels[i] or 0) + 0.5) / (levels[i] or 1) for i in self.categorical}
+
+    def __call__(self, U: Array) -> Array:
+        x = U[:, self.ordered] - 0.5
+        one_hot = [np.abs(U[:, [i]] - self.levels[i]) < 1e-9 for i in self.categorical]
+        # A square's mean over the cube is taken off, so that it does not shift the intercept.
+        return np.hstack([np.ones((len(U), 1)), x, 4 * (x**2 - 1 / 12), *one_hot])
+
+    def prior_sd(self) -> Array:
+        """The standard deviation of each weight but the first, in units of tau; shape (p - 1,)."""
+        d, one_hots = len(self.ordered), sum(map(len, self.levels.values()))
+        sd = np.concatenate([np.ones(d), np.full(d, _SQUARES / 4), np.full(one_hots, 0.5)])
+        # In many dimensions each matters less: the range over the whole cube stays about exp(tau).
+        return sd * math.sqrt(min(1.0, _FULL_DIMS / max(1, d + len(self.levels))))
+
+
+def fit_cost(study: Study) -> FittedCost | None:
+    """The cost model of all ended segments; None if there is nothing to learn from."""
+    data = _segments(study)
+    if data is None or data.at_least.all():
+        # Lower bounds alone have no upper side; the longest of them is still the best that is known.
+        if data is None:
+            return None
+        data = _Segments(data.U, data.steps, 2 * data.seconds, np.zeros(len(data.steps), dtype=bool))
+    features = Features(study.problem.space)
+    phi = features(data.U)
+    seconds = data.seconds.copy()
+    components = _posterior(features, phi, data.steps, seconds)
+    for _ in range(_EM_ROUNDS if data.at_least.any() else 0):
+        seconds[data.at_least] = _beyond(components, phi, data)
+        components = _posterior(features, phi, data.steps, seconds)
+    return FittedCost(features, components, len(data.steps))
+
+
+def _segments(study: Study) -> _Segments | None:
+    """What the ended segments say of seconds."""
+    rows: list[tuple[Array, float, float, bool]] = []
+    for trial in study.trials.values():
+        u = study.problem.space.encode(trial.params)
+        for started, ended in zip(trial.starts, trial.ends, strict=False):
+            seconds = max(_SHORTEST_S, ended.used.device_seconds)
+            if ended.outcome in (Outcome.COMPLETED, Outcome.PAUSED):
+                rows.append((u, started.until - started.start, seconds, False))
+            elif ended.used.device_seconds > 0:
+                rows.append((u, *_unfinished(trial, started, seconds)))
+    if not rows:
+        return None
+    U, steps, seconds, at_least = zip(*rows, strict=True)
+    return _Segments(np.array(U), np.array(steps, float), np.array(seconds), np.array(at_least))
+
+
+def _unfinished(trial: Trial, started: Started, seconds: float) -> tuple[float, float, bool]:
+    """Steps and seconds of a segment that did not reach its end, and whether they are only a lower bound.
+
+    With `k` steps reported it was cut somewhere between `k` and `k + 1`, so it stands at the
+    middle; with none, all that is known is that the whole would have cost at least this.
+    """
+    wanted = started.until - started.start
+    done = max((step for step in trial.reports if started.start < step <= started.until), default=started.start)
+    if done == started.start:
+        return wanted, seconds, True
+    return min(wanted, done - started.start + 0.5), seconds, False
+
+
+def _posterior(features: Features, phi: Array, steps: Array, seconds: Array) -> list[_Component]:
+    """The grid of start-up, tau and sigma, with the weight and the regression of each setting."""
+    n, p = phi.shape
+    sd = features.prior_sd()
+    shortest = float(seconds.min())
+    scored: list[tuple[float, _Component]] = []
+    for tau, tau_prior in zip(_TAU, _TAU_PRIOR, strict=True):
+        prior = np.concatenate([[_INTERCEPT_SD], tau * sd])
+        scaled = phi * prior  # n x p
+        values, vectors = np.linalg.eigh(scaled.T @ scaled)  # p, p x p
+        values = np.maximum(values, 0.0)
+        basis = prior[:, None] * vectors
+        for share, share_prior in zip(_STARTUP, _STARTUP_PRIOR, strict=True):
+            rest = seconds - share * shortest
+            y = np.log(rest / steps)
+            level = float(np.median(y))
+            y = y - level
+            z = vectors.T @ (scaled.T @ y)  # p
+            # A change of variables from log rest to seconds; one segment's worth of it is used up
+            # by the start-up cost itself, which is measured in shares of the cheapest segment.
+            jacobian = math.log(1 - share) - float(np.log(rest / seconds).sum())
+            for sigma, sigma_prior in zip(_SIGMA, _SIGMA_PRIOR, strict=True):
+                posterior = 1 / (values + sigma**2)  # p
+                mean = basis @ (posterior * z)
+                misfit = (y @ y - z @ (posterior * z)) / sigma**2
+                log_det = float(np.log1p(values / sigma**2).sum()) + 2 * n * math.log(sigma)
+                score = jacobian - 0.5 * (misfit + log_det) + math.log(tau_prior * share_prior * sigma_prior)
+                mean[0] += level
+                variance = sigma**2 * posterior
+                scored.append((score, _Component(0.0, share * shortest, sigma, mean, basis, variance)))
+    best = max(score for score, _ in scored)
+    weights = [math.exp(score - best) for score, _ in scored]
+    total = sum(weights)
+    return [
+        replace(c, weight=w / total) for w, (_, c) in zip(weights, scored, strict=True) if w > _NEGLIGIBLE * total
+    ]
+
+
+def _beyond(components: list[_Component], phi: Array, data: _Segments) -> Array:
+    """The seconds expected of the segments that are known to cost at least `data.seconds`."""
+    rows, bounds, steps = phi[data.at_least], data.seconds[data.at_least], data.steps[data.at_least]
+    expected = np.zeros(len(rows))
+    for c in components:
+        mean, sd = c.log_rest(rows, steps)
+        z = (np.log(np.maximum(_SHORTEST_S, bounds - c.startup_s)) - mean) / sd
+        expected += c.weight * (mean + sd * np.array([_mills(x) for x in z]))
+    return np.maximum(bounds, np.exp(np.minimum(_LARGEST_LOG, expected)))
+
+
+def _mills(z: float) -> float:
+    """`E[Z | Z > z]` of a standard normal Z."""
+    if z > 5:  # the quotient loses its digits; the series is right to 1 in 1000 here
+        return z + 1 / z - 2 / z**3
+    return math.exp(-0.5 * z * z) / math.sqrt(2 * math.pi) / (0.5 * math.erfc(z / math.sqrt(2)))
+
+
+def _mixture_cdf(parts: list[tuple[float, float, float, float]], seconds: float) -> float:
+    total = 0.0
+    for weight, startup_s, mean, sd in parts:
+        if seconds > startup_s:
+            total += weight * 0.5 * math.erfc((mean - math.log(seconds - startup_s)) / sd / math.sqrt(2))
+    return total

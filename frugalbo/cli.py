@@ -1,0 +1,373 @@
+"""The command line: `frugalbo tune | resume | status | best | report | export`.
+
+Results go to stdout, refusals to stderr in one sentence with exit code 2. Exit code 1 says that
+the run ended without a single successful trial, 130 that the user interrupted it.
+"""
+
+from __future__ import annotations
+
+import argparse
+import csv
+import io
+import json
+import math
+import os
+import signal
+import sys
+from collections.abc import Iterable, Mapping, Sequence
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from frugalbo.errors import FrugalError, ProblemError
+
+if TYPE_CHECKING:
+    from frugalbo.live import View
+    from frugalbo.problem import Problem
+    from frugalbo.report import Report
+    from frugalbo.space import Parameter
+    from frugalbo.store import Store
+    from frugalbo.study import Study
+
+_EXAMPLES = """\
+examples:
+  frugalbo tune problems/tiny_llama --budget 2min
+  frugalbo tune my_problem.py --budget "8 GPU-hours" --devices cuda:0,1
+  frugalbo tune --command "python train.py --lr {lr} --layers {layers}" \\
+      --param lr=1e-5..1e-1:log --param layers=1..8 --minimize loss --budget "1h, 50 trials"
+  frugalbo resume && frugalbo report
+"""
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run one command; returns the exit code."""
+    args = _parser().parse_args(argv)
+    try:
+        return args.call(args)
+    except FrugalError as error:
+        print(f"frugalbo: {' '.join(str(error).split())}", file=sys.stderr)
+        return 2
+    except BrokenPipeError:
+        # The reader has gone (`frugalbo export | head`); nothing more can be said on stdout.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 0
+    except KeyboardInterrupt:
+        return 130
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="frugalbo",
+        description="Find the best configuration that a budget can buy.",
+        epilog=_EXAMPLES,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    commands = parser.add_subparsers(required=True, metavar="command")
+
+    storage = argparse.ArgumentParser(add_help=False)
+    storage.add_argument("--storage", default=None, metavar="URL", help="database file or URL (.frugalbo/runs.db)")
+    which = argparse.ArgumentParser(add_help=False, parents=[storage])
+    which.add_argument("run", nargs="?", help="name of the run; the newest by default")
+    view = argparse.ArgumentParser(add_help=False)
+    view.add_argument("--json", action="store_true", help="print JSON, one event a line while running")
+    out = argparse.ArgumentParser(add_help=False)
+    out.add_argument("--report", metavar="FOLDER", help="where to write the report (beside the run)")
+    out.add_argument("--no-report", action="store_true", help="write no report")
+
+    tune = commands.add_parser("tune", parents=[storage, view, out], help="start a run")
+    tune.add_argument("problem", nargs="?", help="a folder with a problem.py, a file, or a module")
+    tune.add_argument("--budget", required=True, help="such as 10min, '2.5 GPU-hours', '20 USD', '1h wall, 50 trials'")
+    tune.add_argument("--set", action="append", default=[], metavar="NAME=VALUE", help="a setting of the problem")
+    tune.add_argument("--devices", help="such as cuda, cuda:0,1, cpu:2, cpu:2x4; all that are found by default")
+    tune.add_argument("--price", type=float, default=0.0, metavar="USD", help="price of a device-hour")
+    tune.add_argument("--trial-cap", metavar="TIME", help="the most time that one trial may take")
+    tune.add_argument("--method", default="auto", help="auto, bo, sobol or random")
+    tune.add_argument("--seed", type=int, default=0)
+    tune.add_argument("--command", help="a command to tune, with {name} where a parameter goes")
+    tune.add_argument(
+        "--param", action="append", default=[], metavar="NAME=SPEC",
+        help="for --command: LOW..HIGH, LOW..HIGH:log, A,B,C or one value",
+    )  # fmt: skip
+    goal = tune.add_mutually_exclusive_group()
+    goal.add_argument("--minimize", metavar="METRIC", help="for --command: the metric to make small")
+    goal.add_argument("--maximize", metavar="METRIC", help="for --command: the metric to make large")
+    tune.add_argument("--steps", type=int, help="for --command: the steps of a full trial, if it reports by step")
+    tune.set_defaults(call=_tune)
+
+    resume = commands.add_parser("resume", parents=[which, view, out], help="go on with a run")
+    resume.add_argument("--budget", help="a new budget for the whole run, what is spent included")
+    resume.set_defaults(call=_resume)
+
+    for name, call, help_ in (
+        ("status", _status, "where a run stands; --all lists every run"),
+        ("best", _best, "the best configuration of a run"),
+        ("report", _report, "write the report of a run"),
+        ("export", _export, "the trials of a run as CSV or JSON"),
+    ):
+        command = commands.add_parser(name, parents=[which], help=help_)
+        command.set_defaults(call=call)
+        if name in ("status", "best"):
+            command.add_argument("--json", action="store_true", help="print JSON")
+        if name == "status":
+            command.add_argument("--all", action="store_true", help="list all runs")
+        if name == "report":
+            command.add_argument("--out", metavar="FOLDER", help="where to (beside the run)")
+        if name == "export":
+            command.add_argument("--format", choices=("csv", "json"), default="csv")
+            command.add_argument("--out", metavar="FILE", help="where to (stdout)")
+    return parser
+
+
+def _tune(args: argparse.Namespace) -> int:
+    from frugalbo.api import tune
+
+    problem = _problem(args)
+    with _view(args) as view:
+        report = tune(
+            problem,
+            budget=args.budget,
+            seed=args.seed,
+            method=args.method,
+            devices=args.devices,
+            dollars_per_hour=args.price,
+            trial_cap=args.trial_cap,
+            storage=_storage(args),
+            observe=view,
+        )
+    return _finish(report, args)
+
+
+def _resume(args: argparse.Namespace) -> int:
+    from frugalbo.api import resume
+
+    with _view(args) as view:
+        report = resume(args.run, storage=_existing(args), budget=args.budget, observe=view)
+    return _finish(report, args)
+
+
+def _finish(report: Report, args: argparse.Namespace) -> int:
+    page = None
+    if not args.no_report:
+        page = report.write(_report_folder(args, args.report, str(report.run_id)))
+    if args.json:
+        print(json.dumps({"kind": "report", **report.to_json()}, allow_nan=False))
+    else:
+        print(report.summary())
+        if page:
+            print(f"\nreport: {page}")
+    if report.stop_reason == "interrupted by the user":
+        print(f"go on with: frugalbo resume {report.run_id}", file=sys.stderr)
+        return 130
+    return 0 if report.best else 1
+
+
+def _status(args: argparse.Namespace) -> int:
+    from frugalbo.live import render
+
+    with _open(args) as store:
+        if args.all:
+            return _list(store, args)
+        record = store.run(args.run)
+        study = _study(store, record.id)
+        if args.json:
+            print(json.dumps({"run": record.id, "running": bool(record.holder), **_report_of(store, record.id).to_json()}))
+            return 0
+        from rich.console import Console
+
+        state = f"running ({record.holder})" if record.holder else "not running"
+        print(f"{record.id}: {state}, started {_when(record.created_at)}")
+        assert study.ledger is not None
+        Console().print(render(study, study.ledger.balance()))
+    return 0
+
+
+def _list(store: Store, args: argparse.Namespace) -> int:
+    rows = [
+        {"run": r.id, "created": _when(r.created_at), "running": bool(r.holder), "events": r.events, "budget": r.spec["budget"]}
+        for r in store.runs()
+    ]
+    if args.json:
+        print(json.dumps(rows))
+        return 0
+    for row in rows:
+        budget = ", ".join(f"{amount:g} {name.replace('_', ' ')}" for name, amount in row["budget"].items())
+        state = "running" if row["running"] else ""
+        print(f"{row['run']:24} {row['created']}  {row['events']:6} events  {budget}  {state}".rstrip())
+    return 0
+
+
+def _best(args: argparse.Namespace) -> int:
+    with _open(args) as store:
+        record = store.run(args.run)
+        study = _study(store, record.id)
+    best = study.best()
+    if best is None:
+        print(f"frugalbo: no trial of {record.id} has succeeded yet", file=sys.stderr)
+        return 1
+    metric, value = study.problem.objective.metric, study.value(best)
+    if args.json:
+        print(json.dumps({"run": record.id, "trial": best.number, metric: value, "params": best.params}))
+    else:
+        print(f"trial {best.number}: {metric} = {value:.6g}")
+        for name, setting in best.params.items():
+            print(f"  {name} = {setting}")
+    return 0
+
+
+def _report(args: argparse.Namespace) -> int:
+    with _open(args) as store:
+        record = store.run(args.run)
+        report = _report_of(store, record.id)
+        page = report.write(_report_folder(args, args.out, record.id))
+    print(report.summary())
+    print(f"\nreport: {page}")
+    return 0
+
+
+def _export(args: argparse.Namespace) -> int:
+    from frugalbo.report import trial_table
+
+    with _open(args) as store:
+        study = _study(store, store.run(args.run).id)
+    rows = trial_table(study)
+    text = _as_csv(rows) if args.format == "csv" else json.dumps([_strict(row) for row in rows], indent=1) + "\n"
+    if args.out:
+        _write(Path(args.out), text)
+    else:
+        sys.stdout.write(text)
+        sys.stdout.flush()
+    return 0
+
+
+def _as_csv(rows: Sequence[Mapping[str, Any]]) -> str:
+    columns = list(dict.fromkeys(column for row in rows for column in row))
+    out = io.StringIO()
+    writer = csv.DictWriter(out, columns, restval="")
+    writer.writeheader()
+    writer.writerows(rows)
+    return out.getvalue()
+
+
+def _strict(row: Mapping[str, Any]) -> dict[str, Any]:
+    return {k: None if isinstance(v, float) and not math.isfinite(v) else v for k, v in row.items()}
+
+
+def _write(path: Path, text: str) -> None:
+    try:
+        path.write_text(text, encoding="utf-8")
+    except OSError as error:
+        raise ProblemError(f"cannot write {path}: {error.strerror}") from None
+
+
+def _problem(args: argparse.Namespace) -> Problem:
+    from frugalbo.problem import Fidelity, Maximize, Minimize, command_problem, load_problem
+    from frugalbo.space import Space
+
+    if (args.problem is None) == (args.command is None):
+        raise ProblemError("expected either a problem or --command, see 'frugalbo tune --help'")
+    if args.command is None:
+        if args.param or args.minimize or args.maximize or args.steps:
+            raise ProblemError("--param, --minimize, --maximize and --steps belong to --command")
+        return load_problem(args.problem, dict(_pairs(args.set, "--set")))
+    if not (args.minimize or args.maximize):
+        raise ProblemError("--command needs --minimize METRIC or --maximize METRIC")
+    return command_problem(
+        args.command,
+        name=Path(args.command.split()[-1 if len(args.command.split()) == 1 else 1]).stem or "command",
+        space=Space({name: _parameter(name, str(spec)) for name, spec in _pairs(args.param, "--param", literal=False)}),
+        objective=Minimize(args.minimize) if args.minimize else Maximize(args.maximize),
+        fidelity=Fidelity("steps", 1, args.steps) if args.steps else None,
+    )
+
+
+def _pairs(texts: Iterable[str], option: str, *, literal: bool = True) -> list[tuple[str, Any]]:
+    pairs = []
+    for text in texts:
+        name, equals, value = text.partition("=")
+        if not (name and equals):
+            raise ProblemError(f"{option} expects NAME=VALUE, got {text!r}")
+        pairs.append((name.strip(), _literal(value) if literal else value))
+    return pairs
+
+
+def _literal(text: str) -> Any:  # noqa: ANN401 - a number, a truth or a text
+    for read in (int, float):
+        try:
+            return read(text)
+        except ValueError:
+            continue
+    return {"true": True, "false": False, "none": None}.get(text.strip().lower(), text.strip())
+
+
+def _parameter(name: str, spec: str) -> Parameter:
+    from frugalbo.space import Choice, Fixed, Float, Int
+
+    bounds, _, scale = spec.partition(":")
+    low, dots, high = bounds.partition("..")
+    if not dots:
+        values = [_literal(value) for value in spec.split(",")]
+        return Choice(values) if len(values) > 1 else Fixed(values[0])
+    lower, upper = _literal(low), _literal(high)
+    numbers = all(isinstance(bound, (int, float)) and not isinstance(bound, bool) for bound in (lower, upper))
+    if not numbers or scale not in ("", "log"):
+        raise ProblemError(f"--param {name}: expected LOW..HIGH, LOW..HIGH:log, A,B,C or a value, got {spec!r}")
+    kind = Int if isinstance(lower, int) and isinstance(upper, int) else Float
+    return kind(lower, upper, log=scale == "log")
+
+
+def _view(args: argparse.Namespace) -> View:
+    from frugalbo.live import JsonView, LogView, TableView
+
+    # A job scheduler that ends us politely is a user who presses Ctrl-C.
+    signal.signal(signal.SIGTERM, lambda *_: (_ for _ in ()).throw(KeyboardInterrupt))
+    if args.json:
+        return JsonView()
+    return TableView() if sys.stdout.isatty() else LogView()
+
+
+def _storage(args: argparse.Namespace) -> str:
+    from frugalbo.api import DEFAULT_STORAGE
+
+    return args.storage or DEFAULT_STORAGE
+
+
+def _existing(args: argparse.Namespace) -> str:
+    """The storage of a command that only makes sense on one that is there."""
+    where = _storage(args)
+    if "://" not in where and not Path(where).exists():
+        raise ProblemError(f"no runs are stored at {where!r} yet; start one with 'frugalbo tune', or give --storage")
+    return where
+
+
+def _open(args: argparse.Namespace) -> Store:
+    from frugalbo.store import Store
+
+    return Store(_existing(args))
+
+
+def _study(store: Store, run_id: str) -> Study:
+    from frugalbo.api import read_study
+
+    return read_study(store, run_id)
+
+
+def _report_of(store: Store, run_id: str) -> Report:
+    from frugalbo.report import Report
+
+    record = store.run(run_id)
+    reason = "still running" if record.holder else "not running"
+    return Report(_study(store, run_id), run_id=run_id, stop_reason=reason)
+
+
+def _report_folder(args: argparse.Namespace, wanted: str | None, run_id: str) -> Path:
+    from frugalbo.api import folder_of
+
+    return Path(wanted) if wanted else folder_of(_storage(args), run_id) / "report"
+
+
+def _when(stamp: float) -> str:
+    return datetime.fromtimestamp(stamp, tz=UTC).strftime("%Y-%m-%d %H:%M UTC")
+
+
+if __name__ == "__main__":
+    sys.exit(main())

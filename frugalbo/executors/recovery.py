@@ -1,0 +1,117 @@
+"""What became of a segment whose controller died: end what is left of it, then read what it left."""
+
+from __future__ import annotations
+
+import signal
+import time
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+
+from frugalbo.budget.amounts import Cost
+from frugalbo.executors import processes
+from frugalbo.executors.base import Segment
+from frugalbo.executors.segments import Orders, ReportReader, SegmentFolder, cost_of
+from frugalbo.executors.supervisor import NAME
+from frugalbo.executors.verdict import judge_silent
+from frugalbo.slot import Slot
+from frugalbo.study import Ended, Event, Started
+
+# How much longer than its grace a supervisor may need to end a job and write its receipt.
+_RECEIPT_S = 3.0
+_KILL_S = 10.0
+
+
+def recover_segment(
+    started: Started, folder: Path, *, objective: str, slots: Sequence[Slot], now: float
+) -> list[Event]:
+    """The reports of a segment and its `Ended`, once nothing of it is alive.
+
+    It is judged by its supervisor's receipt. Where there is none, power was lost or the supervisor
+    was killed, too.
+    """
+    files = SegmentFolder(folder.resolve(), started.segment)
+    orders = files.read_orders()
+    if orders is not None and orders.machine == processes.machine():
+        end_left_over(files, orders)
+    reports = ReportReader(files, started.trial, started.start, started.until).read()
+    receipt = files.read_receipt()
+    if receipt is not None and (receipt.trial, receipt.segment) == (started.trial, started.segment):
+        return [*reports, receipt]
+    segment = orders.segment if orders else _segment_of(started, folder, slots)
+    checkpoint = files.checkpoint(started.until)
+    outcome, failure, message = judge_silent(segment, objective, reports, checkpoint)
+    ended = Ended(
+        trial=started.trial,
+        segment=started.segment,
+        outcome=outcome,
+        used=_charge(started, segment, now),
+        at=now,
+        checkpoint=checkpoint,
+        failure=failure,
+        message=message,
+        log_tail=files.log_tail(),
+    )
+    return [*reports, ended]
+
+
+def end_left_over(files: SegmentFolder, orders: Orders) -> None:
+    """Let the segment's supervisor finish, then kill what is left of the segment.
+
+    If the controller is dead, that is everything that carries the mark of its executor, but not the
+    supervisors of other segments, which may be writing their receipts.
+    """
+    known = files.read_processes()
+    supervisor, job = known.get("supervisor"), known.get("job")
+    if supervisor is not None and processes.is_alive(supervisor):
+        processes.send(supervisor.pid, signal.SIGTERM)
+    give_up = time.monotonic() + orders.grace_s + _RECEIPT_S
+    while time.monotonic() < give_up:
+        supervisor = supervisor or files.read_processes().get("supervisor")  # just forked, it notes that first
+        if not (processes.is_alive(supervisor) or processes.is_alive(orders.template)):
+            break
+        if processes.is_alive(orders.controller) and not processes.is_alive(supervisor):
+            break
+        time.sleep(0.01)
+
+    def left() -> set[int]:
+        found = {p.pid for p in (supervisor, job) if p is not None and processes.is_alive(p)}
+        found |= {below for pid in found for below in processes.descendants(pid)}
+        if not processes.is_alive(orders.controller):
+            found |= processes.marked(orders.run) - _other_supervisors(supervisor.pid if supervisor else 0)
+        return found
+
+    processes.kill_until_gone(left, timeout_s=_KILL_S)
+
+
+def _other_supervisors(own: int) -> set[int]:
+    others = {p.pid for p in processes.everyone() if p.name == NAME and p.pid != own}
+    return others | {below for pid in others for below in processes.descendants(pid)}
+
+
+def _charge(started: Started, segment: Segment, now: float) -> Cost:
+    """What is not known is charged in full, up to what was held."""
+    devices = segment.slot.devices
+    seconds = max(0.0, min(now - started.at, segment.cap_s))
+    if started.held.device_seconds:
+        seconds = min(seconds, started.held.device_seconds / devices)
+    cost = cost_of(segment, seconds)
+    return replace(cost, dollars=min(cost.dollars, started.held.dollars)) if started.held.dollars else cost
+
+
+def _segment_of(started: Started, folder: Path, slots: Sequence[Slot]) -> Segment:
+    """What is known of a segment from its `Started` alone."""
+    slot = next((slot for slot in slots if slot.name == started.slot), Slot(started.slot, "cpu", 0))
+    return Segment(
+        trial=started.trial,
+        number=started.segment,
+        params=started.params,
+        seed=0,
+        start=started.start,
+        until=started.until,
+        planned=started.planned,
+        slot=slot,
+        cap_s=float("inf"),
+        memory_bytes=None,
+        folder=folder,
+    )

@@ -1,0 +1,330 @@
+"""What a segment leaves on disk, and what is told to those who run it.
+
+| file in `segment-<number>` | written by | holds |
+|---|---|---|
+| `orders.json` | the controller, before anything starts | `Orders`: all that the segment's processes need |
+| `processes.json` | the supervisor | who runs the segment, so that a later controller can end them |
+| `reports.jsonl` | the job, or for a command the supervisor | a line a report, each written at once |
+| `log.txt` | the supervisor | head and tail of what the job printed |
+| `receipt.json` | the supervisor, once nothing is alive | the `Ended` event |
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from frugalbo.budget.amounts import Cost
+from frugalbo.errors import FrugalError
+from frugalbo.executors.base import Segment, Slot
+from frugalbo.executors.processes import Identity
+from frugalbo.job import checkpoints
+from frugalbo.study import Ended, Reported, event_from_json, event_to_json
+
+TAIL_BYTES = 2000  # of the log, in an Ended
+_HEAD_KEPT = 2**20  # of the log, on disk
+_TAIL_KEPT = 2**20
+
+
+@dataclass(frozen=True, slots=True)
+class Orders:
+    """All that the processes of a segment need to know.
+
+    Args:
+        run: Stands in the environment of every process of the executor.
+        machine: Where the pids mean something.
+        words: The command; None for a function, which the template has loaded.
+        cores: The CPU cores to stay on; None for all.
+        visible: What `CUDA_VISIBLE_DEVICES` is to be.
+        grace_s: How long the job may take between SIGTERM and SIGKILL.
+    """
+
+    segment: Segment
+    run: str
+    machine: str
+    controller: Identity
+    template: Identity
+    objective: str
+    words: tuple[str, ...] | None
+    root: str
+    cores: tuple[int, ...] | None
+    visible: str
+    grace_s: float
+
+    def to_json(self) -> dict[str, Any]:
+        """As plain JSON types."""
+        record = asdict(self)
+        record["segment"]["folder"] = str(self.segment.folder)
+        return record
+
+    @classmethod
+    def from_json(cls, record: Mapping[str, Any]) -> Orders:
+        """The orders that `to_json` wrote."""
+        segment = dict(record["segment"])
+        segment.update(slot=Slot(**segment["slot"]), folder=Path(segment["folder"]))
+        fields = dict(record, segment=Segment(**segment))
+        for name in ("controller", "template"):
+            fields[name] = Identity(**record[name])
+        for name in ("words", "cores"):
+            fields[name] = None if record[name] is None else tuple(record[name])
+        return cls(**fields)
+
+
+@dataclass(frozen=True, slots=True)
+class SegmentFolder:
+    """The files of one segment of a trial, in the trial's folder."""
+
+    trial_folder: Path
+    number: int
+
+    @property
+    def path(self) -> Path:
+        """The segment's own folder."""
+        return self.trial_folder / f"segment-{self.number}"
+
+    @property
+    def checkpoint_dir(self) -> Path:
+        """The checkpoints, kept between the trial's segments."""
+        return self.trial_folder / "checkpoints"
+
+    @property
+    def log(self) -> Path:
+        """What the job printed."""
+        return self.path / "log.txt"
+
+    @property
+    def reports(self) -> Path:
+        """What the job reported."""
+        return self.path / "reports.jsonl"
+
+    def create(self) -> None:
+        """Make the folders, and take away what an earlier attempt at the same segment left."""
+        self.path.mkdir(parents=True, exist_ok=True)
+        self.checkpoint_dir.mkdir(exist_ok=True)
+        for name in ("orders.json", "processes.json", "receipt.json", "reports.jsonl", "log.txt"):
+            (self.path / name).unlink(missing_ok=True)
+
+    def checkpoint(self, until: int) -> int:
+        """The largest step, up to `until`, from which the trial could go on."""
+        return max((step for step, _ in checkpoints(self.checkpoint_dir) if step <= until), default=0)
+
+    def write_orders(self, orders: Orders) -> Path:
+        """Write the orders; returns where."""
+        return _write(self.path / "orders.json", orders.to_json())
+
+    def read_orders(self) -> Orders | None:
+        """The orders; None if they were never given."""
+        record = _read(self.path / "orders.json")
+        return Orders.from_json(record) if record else None
+
+    def write_processes(self, processes: Mapping[str, Identity | None]) -> None:
+        """Note who runs the segment."""
+        _write(self.path / "processes.json", {k: asdict(v) for k, v in processes.items() if v})
+
+    def read_processes(self) -> dict[str, Identity]:
+        """Who ran the segment."""
+        return {k: Identity(**v) for k, v in (_read(self.path / "processes.json") or {}).items()}
+
+    def write_receipt(self, ended: Ended) -> None:
+        """Write how the segment ended, so that it survives a loss of power."""
+        _write(self.path / "receipt.json", event_to_json(ended), sync=True)
+
+    def read_receipt(self) -> Ended | None:
+        """How the segment ended; None if nobody could say."""
+        try:
+            event = event_from_json(_read(self.path / "receipt.json") or {})
+        except FrugalError:
+            return None
+        return event if isinstance(event, Ended) else None
+
+    def log_tail(self) -> str:
+        """The end of what the job printed."""
+        try:
+            with self.log.open("rb") as file:
+                file.seek(max(0, self.log.stat().st_size - TAIL_BYTES))
+                return clean(file.read())
+        except OSError:
+            return ""
+
+
+class ReportReader:
+    """Reads the reports of a segment as they are written; a torn last line is left for later."""
+
+    def __init__(self, folder: SegmentFolder, trial: int, start: int, until: int) -> None:
+        self._path = folder.reports
+        self._trial, self._segment = trial, folder.number
+        self._last, self._until = start, until
+        self._offset = 0
+
+    def read(self) -> list[Reported]:
+        """The reports since the last call, in the order of steps. What is no report is passed over."""
+        try:
+            with self._path.open("rb") as file:
+                file.seek(self._offset)
+                text = file.read()
+        except OSError:
+            return []
+        whole, _, _ = text.rpartition(b"\n")
+        self._offset += len(whole) + 1 if whole else 0
+        found = []
+        for line in whole.split(b"\n"):
+            report = self._parse(line)
+            if report is not None:
+                self._last = report.step
+                found.append(report)
+        return found
+
+    def _parse(self, line: bytes) -> Reported | None:
+        try:
+            record = json.loads(line)
+            step, at = int(record["step"]), float(record["at"])
+            metrics = {str(name): float(value) for name, value in record["metrics"].items()}
+        except (ValueError, KeyError, TypeError, AttributeError, RecursionError):
+            return None
+        if not self._last < step <= self._until or not math.isfinite(at):
+            return None
+        return Reported(self._trial, self._segment, step, metrics, at)
+
+
+class ReportWriter:
+    """Appends reports to a file, each with one write.
+
+    Args:
+        wake: Written to after each report, so that the controller looks.
+    """
+
+    def __init__(self, path: Path, wake: int | None = None) -> None:
+        self._fd = os.open(path, os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC, 0o644)
+        self._wake = wake
+
+    def write(self, step: int, metrics: Mapping[str, float], at: float) -> None:
+        """Append one report.
+
+        Raises:
+            OSError: If the disk is full.
+        """
+        line = json.dumps({"step": step, "metrics": dict(metrics), "at": at}).encode() + b"\n"
+        written = os.write(self._fd, line)
+        if written < len(line):  # the next line must not join what was written of this one
+            os.write(self._fd, b"\n")
+            raise OSError(28, "no space left for a report")
+        if self._wake is not None:
+            wake(self._wake)
+
+    def close(self) -> None:
+        """Write no more."""
+        os.close(self._fd)
+
+
+class BoundedLog:
+    """A log of which only head and tail are kept, whatever is written to it."""
+
+    def __init__(self, path: Path) -> None:
+        self._fd: int | None = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o644)
+        self._free = _HEAD_KEPT
+        self._tail = bytearray()
+        self._dropped = 0
+
+    def write(self, text: bytes) -> None:
+        """Add to the log; a full disk only shortens it."""
+        head, rest = text[: self._free], text[self._free :]
+        self._free -= len(head)
+        self._put(head)
+        self._tail += rest
+        if len(self._tail) > 2 * _TAIL_KEPT:  # cut at twice the size: not at every write
+            self._cut()
+
+    def close(self) -> None:
+        """Write the tail and close."""
+        self._cut()
+        if self._dropped:
+            self._put(f"\n[... {self._dropped} bytes left out ...]\n".encode())
+        self._put(bytes(self._tail))
+        if self._fd is not None:
+            os.close(self._fd)
+            self._fd = None
+
+    def _cut(self) -> None:
+        extra = len(self._tail) - _TAIL_KEPT
+        if extra > 0:
+            del self._tail[:extra]
+            self._dropped += extra
+
+    def _put(self, text: bytes) -> None:
+        if text and self._fd is not None:
+            try:
+                os.write(self._fd, text)
+            except OSError:
+                os.close(self._fd)
+                self._fd = None
+
+
+def cost_of(segment: Segment, seconds: float, memory_bytes: float = 0) -> Cost:
+    """What a segment is charged for so many seconds on its slot."""
+    device_seconds = max(0.0, seconds) * segment.slot.devices
+    return Cost(
+        device_seconds=device_seconds,
+        dollars=device_seconds * segment.slot.dollars_per_hour / 3600,
+        evaluations=1.0 if segment.number == 0 else 0.0,
+        memory_bytes=float(memory_bytes),
+    )
+
+
+def clean(text: bytes | str) -> str:
+    """Text that every database and terminal takes: valid Unicode without NUL."""
+    if isinstance(text, str):
+        text = text.encode("utf-8", "replace")
+    return text.decode("utf-8", "replace").replace("\x00", "")
+
+
+def wake(fd: int) -> None:
+    """Make the reader of a pipe look; nothing happens if it is full or nobody reads."""
+    try:
+        os.write(fd, b"\n")
+    except OSError:
+        return
+
+
+def absolute(segment: Segment) -> Segment:
+    """The segment with a folder that means the same in every process."""
+    return replace(segment, folder=segment.folder.resolve())
+
+
+def reached(reports: Sequence[Reported], objective: str, until: int) -> bool:
+    """Whether the objective was reported for the last granted step."""
+    return any(report.step == until and math.isfinite(report.metrics.get(objective, math.nan)) for report in reports)
+
+
+def diverged(reports: Sequence[Reported], objective: str) -> Reported | None:
+    """The first report in which the objective is not finite."""
+    return next((r for r in reports if not math.isfinite(r.metrics.get(objective, 0.0))), None)
+
+
+def _write(path: Path, record: Mapping[str, Any], *, sync: bool = False) -> Path:
+    partial = path.with_suffix(".partial")
+    with partial.open("w") as file:
+        json.dump(record, file)
+        if sync:
+            file.flush()
+            os.fsync(file.fileno())
+    partial.replace(path)
+    if sync:
+        folder = os.open(path.parent, os.O_RDONLY)
+        try:
+            os.fsync(folder)
+        finally:
+            os.close(folder)
+    return path
+
+
+def _read(path: Path) -> dict[str, Any] | None:
+    try:
+        record = json.loads(path.read_text())
+    except (OSError, ValueError):
+        return None
+    return record if isinstance(record, dict) else None

@@ -1,0 +1,246 @@
+"""The template: a process that has loaded what jobs need, and forks a supervisor for each segment.
+
+It starts no threads and leaves CUDA alone, so that its copies may use both. It is the parent of
+all supervisors, and adopts what one of them leaves behind if it is killed.
+
+Its talk with the controller, over one socket: the controller sends what to load, a JSON line with
+the wake pipe attached; the template answers `{"ready": true}` or `{"error": text}`. Then, for each
+segment, the controller sends the path of its orders with one end of a socket attached, and the
+template answers with the supervisor's pid.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import gc
+import importlib
+import importlib.util
+import json
+import operator
+import os
+import selectors
+import signal
+import socket
+import sys
+import time
+import traceback
+from collections.abc import Callable
+from pathlib import Path
+from types import ModuleType
+from typing import Any, NoReturn
+
+from frugalbo.executors import processes, runner
+from frugalbo.executors.processes import Identity
+from frugalbo.executors.segments import Orders
+from frugalbo.executors.supervisor import supervise
+
+# Set while the job's module is loaded: a script that starts a run when it is imported would start
+# runs without end.
+LOADING = "FRUGALBO_LOADING"
+
+_TRACEBACK_LINES = 12
+
+
+class Template:
+    """The template's own side.
+
+    Args:
+        control: To the controller.
+        function: The job, if the controller's memory has it; it is loaded otherwise.
+    """
+
+    def __init__(self, control: socket.socket, function: Callable[..., Any] | None = None) -> None:
+        self._control = control
+        self._function = function
+        self._wake = -1
+        self._supervisors: set[int] = set()
+        self._own: set[int] = set()
+
+    def run(self) -> None:
+        """Serve until the controller is gone."""
+        processes.set_name("frugalbo-warm")
+        signal.set_wakeup_fd(-1)
+        for number in (signal.SIGTERM, signal.SIGCHLD):
+            signal.signal(number, signal.SIG_DFL)
+        signal.signal(signal.SIGINT, signal.SIG_IGN)
+        processes.die_with_parent(signal.SIGKILL)  # while it loads it does not listen
+        processes.adopt_orphans()
+        line, fds, _, _ = socket.recv_fds(self._control, 2**20, 1)
+        while line and not line.endswith(b"\n"):
+            line += self._control.recv(2**20)
+        if not line:
+            return
+        self._wake = fds[0]
+        os.set_inheritable(self._wake, False)
+        order = json.loads(line)
+        try:
+            if self._function is None:
+                self._function = load(order)
+            check_cuda()
+        except BaseException as error:  # noqa: BLE001 - whatever a module does on import, the controller is told
+            self._say({"error": explain(error)})
+            return
+        for stream in (sys.stdout, sys.stderr):
+            stream.flush()  # or every copy would print it
+        gc.collect()
+        gc.freeze()  # what is loaded stays in pages that the copies share
+        self._own = processes.descendants(os.getpid())
+        self._say({"ready": True, "own": sorted(self._own)})
+        processes.die_with_parent(0)
+        try:
+            self._serve(Identity(**order["controller"]))
+        finally:
+            processes.kill_all(self._strays)
+
+    def _serve(self, controller: Identity) -> None:
+        reader, writer = socket.socketpair()
+        for end in (reader, writer):
+            end.setblocking(False)
+        signal.signal(signal.SIGCHLD, lambda *_: None)
+        signal.set_wakeup_fd(writer.fileno(), warn_on_full_buffer=False)
+        with selectors.DefaultSelector() as selector:
+            selector.register(self._control, selectors.EVENT_READ)
+            selector.register(reader, selectors.EVENT_READ)
+            try:
+                if (death := processes.death_of(controller)) is not None:
+                    selector.register(death, selectors.EVENT_READ)
+            except ProcessLookupError:
+                return
+            while True:
+                for key, _ in selector.select():
+                    if key.fileobj is reader:
+                        with contextlib.suppress(BlockingIOError):
+                            reader.recv(4096)
+                        self._reap()
+                    elif key.fileobj is not self._control or not self._fork((reader, writer)):
+                        return
+
+    def _fork(self, own: tuple[socket.socket, ...]) -> bool:
+        """Start one segment; whether there was one to start."""
+        text, fds, _, _ = socket.recv_fds(self._control, 2**16, 1)
+        began = time.monotonic()
+        if not text or not fds:
+            return False
+        pid = os.fork()
+        if pid == 0:
+            try:
+                signal.set_wakeup_fd(-1)
+                for end in (*own, self._control):
+                    end.close()
+                os.set_inheritable(fds[0], False)
+                orders = Orders.from_json(json.loads(Path(os.fsdecode(text)).read_text()))
+                function = self._function if orders.words is None else None
+                supervise(orders, function, socket.socket(fileno=fds[0]), self._wake, began)
+            finally:
+                os._exit(1)
+        os.close(fds[0])
+        self._supervisors.add(pid)
+        self._say({"pid": pid})
+        return True
+
+    def _reap(self) -> None:
+        """Take in which supervisors ended, and end what one left behind."""
+        killed = False
+        with contextlib.suppress(ChildProcessError):
+            while (found := os.waitpid(-1, os.WNOHANG))[0]:
+                pid, status = found
+                killed |= pid in self._supervisors and os.waitstatus_to_exitcode(status) != 0
+                self._supervisors.discard(pid)
+        if killed:
+            processes.kill_until_gone(self._strays, timeout_s=2)
+
+    def _strays(self) -> set[int]:
+        return processes.descendants(os.getpid(), keep=self._supervisors | self._own)
+
+    def _say(self, record: dict[str, Any]) -> None:
+        with contextlib.suppress(OSError):
+            self._control.sendall(json.dumps(record).encode() + b"\n")
+
+
+def load(order: dict[str, Any]) -> Callable[..., Any] | None:
+    """Load what the controller ordered; returns the job, None for a command."""
+    sys.path[:] = order["path"]
+    for name in order["preload"]:
+        if importlib.util.find_spec(name) is not None:
+            importlib.import_module(name)
+    # A parallel operation of a module on import would start threads, which its copies would miss.
+    runner.set_threads(1)
+    runner.seed_globals(0)  # the first call imports what each copy would import again, for 30 ms
+    if order["job"] is None:
+        return None
+    os.environ[LOADING] = order["job"]
+    try:
+        return load_function(order["job"], Path(order["root"]))
+    finally:
+        del os.environ[LOADING]
+
+
+def load_function(address: str, root: Path) -> Callable[..., Any]:
+    """The function at `"module:name"` or `"file.py:name"`, both as seen from `root`.
+
+    Raises:
+        ImportError: If the file, the module or the name is not there.
+        TypeError: If it is no function.
+    """
+    where, _, name = address.rpartition(":")
+    module = _load_file(root / where) if where.endswith(".py") else _load_module(where, root)
+    try:
+        function = operator.attrgetter(name)(module)
+    except AttributeError:
+        raise ImportError(f"there is no {name!r} in {module.__file__ or where}") from None
+    if not callable(function):
+        raise TypeError(f"expected a function at {address}, got {type(function).__name__}")
+    return function
+
+
+def _load_file(path: Path) -> ModuleType:
+    if not path.is_file():
+        raise ImportError(f"there is no file {path}")
+    path = path.resolve()
+    sys.path.insert(0, str(path.parent))  # as if it were run
+    sys.argv = [str(path)]
+    name = path.stem if path.stem not in sys.modules else f"_frugalbo_job_{path.stem}"
+    spec = importlib.util.spec_from_file_location(name, path)
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    sys.modules[name] = module
+    spec.loader.exec_module(module)
+    return module
+
+
+def _load_module(name: str, root: Path) -> ModuleType:
+    sys.path.insert(0, str(root))
+    module = importlib.import_module(name)
+    sys.argv = [module.__file__ or name]
+    return module
+
+
+def check_cuda() -> None:
+    """Refuse to go on once CUDA has started: its copies could not use it.
+
+    Raises:
+        RuntimeError: If it has.
+    """
+    torch = sys.modules.get("torch")
+    if torch is not None and torch.cuda.is_initialized():
+        raise RuntimeError("CUDA was started before the job was, so its processes cannot use it: start it in the job")
+
+
+def explain(error: BaseException) -> str:
+    """The end of a traceback, without our own lines in it."""
+    own = {__file__, importlib.__file__}
+    frames = [f for f in traceback.extract_tb(error.__traceback__) if f.filename not in own and "<frozen" not in f.filename]
+    lines = traceback.format_list(frames) + traceback.format_exception_only(error)
+    return "\n".join("".join(lines).rstrip().splitlines()[-_TRACEBACK_LINES:])
+
+
+def main(fd: int) -> NoReturn:
+    """The template as a program of its own."""
+    status = 1
+    try:
+        runner.line_buffer()
+        Template(socket.socket(fileno=fd)).run()
+        status = 0
+    finally:
+        os._exit(status)

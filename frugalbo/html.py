@@ -1,0 +1,305 @@
+"""The report as one HTML page that needs nothing else: no network, no other file.
+
+Whatever came from a job or a user is escaped here, once, by `text`. The same report gives the
+same bytes.
+"""
+
+from __future__ import annotations
+
+import html
+import re
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Final
+
+from matplotlib.figure import Figure
+
+from frugalbo import wording
+from frugalbo.budget.amounts import Resource
+from frugalbo.findings import (
+    TrialRow,
+    accounts,
+    against_defaults,
+    gantt,
+    longest_pause,
+    main_resource,
+    shown_resources,
+    time_in_use,
+    trial_rows,
+    utilisation,
+)
+from frugalbo.html_parts import SCRIPT, STYLE
+from frugalbo.pictures import svg
+from frugalbo.plot_style import COLOURS
+from frugalbo.report import Report
+from frugalbo.space import Fixed, Parameter
+from frugalbo.study import Status, Study
+
+_LONGEST_LOG: Final = 4000
+_LONGEST_TEXT: Final = 300
+_MOST_LOGS: Final = 50
+
+# Name of a picture, the heading over it, what a reader should know.
+_SECTIONS: Final = (
+    (
+        "best_so_far",
+        "Best result against what was spent",
+        "Each dot is a trial that went the full number of steps, placed at what all trials together had spent by then.",
+    ),
+    ("learning_curves", "Learning curves", "One line for each trial; stopped and failed ones end early."),
+    (
+        "slices",
+        "Each knob against the objective",
+        "A knob matters where its panel has a shape. Crosses over a panel are failed trials: they have no value.",
+    ),
+    (
+        "parallel_coordinates",
+        "All knobs at once",
+        "Follow a line from left to right: one configuration and its result. Stronger lines are better.",
+    ),
+    (
+        "importance",
+        "Importance of each knob",
+        "Sobol indices of a Gaussian process fitted to the results: shares of its variance over the whole space, not "
+        "near the best. The percentage that the model explains is its leave-one-out R².",
+    ),
+    ("gantt", "What the devices did", "Each bar is a segment of the trial with that number."),
+    ("money", "Where the budget went", "Exact amounts are in the table below."),
+)
+
+
+def page(report: Report, figures: Mapping[str, Figure]) -> str:
+    """The whole page, with `figures` from `pictures.draw`."""
+    study = report.study
+    finding = text(wording.headline(study))
+    body = [
+        _header(report, finding),
+        _tiles(report),
+        *(_section(name, heading, words, figures[name]) for name, heading, words in _SECTIONS[:1]),
+        _configuration(study),
+        *(_section(name, heading, words, figures[name]) for name, heading, words in _SECTIONS[1:]),
+        _accounts(study),
+        _trials(study),
+        _failures(study),
+    ]
+    return (
+        '<!DOCTYPE html>\n<html lang="en">\n<head>\n<meta charset="utf-8">\n'
+        '<meta name="viewport" content="width=device-width, initial-scale=1">\n'
+        '<meta name="color-scheme" content="light dark">\n'
+        "<meta http-equiv=\"Content-Security-Policy\" content=\"default-src 'none'; style-src 'unsafe-inline'; "
+        "script-src 'unsafe-inline'; img-src data:\">\n"
+        f"<title>{text(study.problem.name, 60)}: {finding}</title>\n<style>{STYLE}</style>\n</head>\n<body>\n<main>\n"
+        + "\n".join(part for part in body if part)
+        + f"\n</main>\n<script>{SCRIPT}</script>\n</body>\n</html>\n"
+    )
+
+
+def text(value: object, longest: int = _LONGEST_TEXT) -> str:
+    """Any text made harmless: escaped, cut, and without control characters other than line ends and tabs."""
+    raw = str(value)
+    raw = raw if len(raw) <= longest else raw[: longest - 1] + "…"
+    # Surrogates are no characters: they could not be written as UTF-8.
+    clean = "".join(
+        c if c in "\n\t" or (c >= " " and not 0x7F <= ord(c) <= 0x9F and not 0xD800 <= ord(c) <= 0xDFFF) else "□"
+        for c in raw
+    )
+    return html.escape(clean, quote=True)
+
+
+def _header(report: Report, finding: str) -> str:
+    problem = report.study.problem
+    facts = [f"problem <b>{text(problem.name, 80)}</b>"]
+    if report.run_id:
+        facts.append(f"run <b>{text(report.run_id, 80)}</b>")
+    if report.stop_reason:
+        facts.append(text(report.stop_reason))
+    whole = re.sub(r"[\d.,]+ (of [\d.,]+ )?(device|wall)-[a-z]+", r"<span class=whole>\g<0></span>", finding)
+    words = f"<p>{text(problem.description, 1000)}</p>" if problem.description else ""
+    return f'<header>\n<h1>{whole}</h1>\n<p class="facts">{" · ".join(facts)}</p>{words}\n</header>'
+
+
+def _tiles(report: Report) -> str:
+    study, resource = report.study, main_resource(report.study)
+    book = accounts(study, resource)
+    metric = study.problem.objective.metric
+    tiles = []
+    if report.best is not None:
+        tiles.append((f"best {metric}", wording.number(report.best_value), f"trial {report.best.number}"))
+        against = against_defaults(study)
+        if against and against.gain is not None and against.best is not against.default:
+            better = "lower" if study.problem.objective.sign > 0 else "higher"
+            aside = (
+                f"{better} than the defaults"
+                if against.relative is None
+                else f"better than the defaults' {wording.number(against.default_value)}"
+            )
+            size = wording.number(against.gain, 3) if against.relative is None else f"{100 * against.relative:.3g} %"
+            tiles.append(("gain", size, aside))
+    aside = f"of {wording.amount(resource, book.total)}" if book.total else "no limit"
+    tiles.append(("spent", wording.amount(resource, book.spent, book.total), aside))
+    if book.held:
+        tiles.append(("held", wording.amount(resource, book.held, book.total), "by running segments"))
+    done = sum(study.value(trial) is not None for trial in study.trials.values())
+    tiles.append(("trials", str(len(study.trials)), f"{done} with a result"))
+    failed = len(study.with_status(Status.FAILED))
+    if failed:
+        tiles.append(("failed", str(failed), wording.share(failed, len(study.trials)) + " of the trials"))
+    if (busy := utilisation(study, without_pauses=True)) is not None:
+        rows = gantt(study)
+        slots = wording.count(len({row.slot for row in rows}), "slot")
+        aside = f"of {slots} for {wording.amount('wall_seconds', time_in_use(rows))}"
+        aside += ", without pauses" if longest_pause(study) > 0.01 * time_in_use(rows) else ""
+        tiles.append(("utilisation", wording.share(busy, 1), aside))
+    items = "".join(
+        f"<div><dt>{text(name, 40)}</dt><dd>{text(value, 30)}</dd><dd class=aside>{text(aside, 120)}</dd></div>"
+        for name, value, aside in tiles
+    )
+    return f'<dl class="tiles">{items}</dl>'
+
+
+def _section(name: str, heading: str, words: str, figure: Figure) -> str:
+    description, key = text(heading), name.replace("_", "-")
+    opening = f'<section id="{key}">\n<h2 class="over">{description}</h2>'
+    if said := figure.get_label():
+        return f'{opening}\n<p class="quiet">{text(said)}.</p>\n</section>'
+    picture = svg(figure, f"{key}-picture", description)
+    return f"{opening}\n<figure>{picture}<figcaption>{text(words)}</figcaption></figure>\n</section>"
+
+
+def _configuration(study: Study) -> str:
+    best, against = study.best(), against_defaults(study)
+    if best is None:
+        return ""
+    metric = text(study.problem.objective.metric, 40)
+    defaults = study.problem.defaults or {}
+    head = f"<th>knob</th><th class=range>range</th><th>best</th>{'<th>defaults</th>' if against else ''}"
+    rows = []
+    for name, p in study.problem.space.parameters.items():
+        if name not in best.params and name not in defaults:
+            continue
+        value, default = best.params.get(name), defaults.get(name)
+        changed = ' class="changed"' if against and value != default else ""
+        cells = f"<th scope=row>{text(name, 60)}</th><td class=range>{_range(p, value, default)}</td>"
+        cells += f"<td{changed}>{text(wording.setting(value), 80)}</td>"
+        rows.append(f"<tr>{cells}{f'<td>{text(wording.setting(default), 80)}</td>' if against else ''}</tr>")
+    result = f"<th scope=row>{metric}</th><td class=range></td><td><b>{wording.number(study.value(best), 5)}</b></td>"
+    if against:
+        result += f"<td>{wording.number(against.default_value, 5)}</td>"
+    key = '<p class="key"><span class="best">●</span> best' + (
+        ' <span class="default">◆</span> defaults</p>' if against else "</p>"
+    )
+    return (
+        f'<section id="configuration">\n<h2>The best configuration</h2>\n'
+        f"<p>Trial {best.number}: {text(wording.gain(study))}.</p>\n"
+        f'<div class="scroll"><table class="config"><thead><tr>{head}</tr></thead><tbody>{"".join(rows)}</tbody>'
+        f"<tfoot><tr>{result}</tr></tfoot></table></div>{key}\n</section>"
+    )
+
+
+def _range(p: Parameter, value: object, default: object) -> str:
+    """A line from the lower to the upper bound with the best and the default on it."""
+    if isinstance(p, Fixed):
+        return "<small>fixed</small>"
+    marks = '<line x1="6" x2="154" y1="8" y2="8" class="track"/>'
+    if default is not None:
+        x = 6 + 148 * p.to_unit(default)
+        marks += f'<path d="M{x:.1f} 2.5l5.5 5.5l-5.5 5.5l-5.5 -5.5z" class="default"/>'
+    if value is not None:
+        marks += f'<circle cx="{6 + 148 * p.to_unit(value):.1f}" cy="8" r="5" class="best"/>'
+    return f'<svg viewBox="0 0 160 16" width="160" height="16" aria-hidden="true">{marks}</svg>'
+
+
+def _accounts(study: Study) -> str:
+    tables = "".join(_account(study, resource) for resource in shown_resources(study))
+    return f'<section id="accounts">\n<h2>Accounts</h2>\n<div class="books">{tables}</div>\n</section>'
+
+
+def _account(study: Study, resource: Resource) -> str:
+    book = accounts(study, resource)
+    whole = book.total or book.sum
+    size, unit = wording.unit(resource, whole)
+    colours = COLOURS | {"unspent": "var(--grid)", "overrun": "var(--ink)"}
+    rows = "".join(
+        f'<tr><th scope=row><i style="background:{colours[e.kind]}"></i>{text(e.label)}</th>'
+        f"<td>{e.segments or ''}</td><td>{e.amount / size:,.2f}</td><td>{wording.share(e.amount, whole)}</td></tr>"
+        for e in book.entries
+    )
+    total = f"<td></td><td>{book.sum / size:,.2f}</td><td>{wording.share(book.sum, whole)}</td>"
+    name = "the budget" if book.total else "used and held"
+    return (
+        f'<div class="scroll"><table class="account"><caption>{text(unit)}</caption>'
+        "<thead><tr><th></th><th>segments</th><th>amount</th><th>share</th></tr></thead>"
+        f"<tbody>{rows}</tbody><tfoot><tr><th scope=row>{name}</th>{total}</tr></tfoot></table></div>"
+    )
+
+
+def _trials(study: Study) -> str:
+    rows = trial_rows(study)
+    if not rows:
+        return ""
+    names = list(study.problem.space.names)
+    metric = text(study.problem.objective.metric, 40)
+    columns = ["trial", "status", metric, "steps", "segments", "device-s", *(text(name, 60) for name in names)]
+    head = "".join(f'<th scope="col"><button type="button">{name}</button></th>' for name in columns)
+    body = "".join(_trial(row, names) for row in rows)
+    return (
+        f'<section id="trials">\n<h2>{wording.count(len(rows), "trial")}</h2>\n'
+        '<div class="scroll tall"><table class="sortable">'
+        f"<thead><tr>{head}</tr></thead><tbody>{body}</tbody></table></div>\n</section>"
+    )
+
+
+def _trial(row: TrialRow, names: Sequence[str]) -> str:
+    mark = (" ★" if row.is_best else "") + (" ◆" if row.is_default else "")
+    said = f' title="{text(row.message)}"' if row.message else ""
+    status = f'<span class="dot" style="background:{COLOURS[row.status.value]}"></span>{row.status}'
+    status += f": {row.failure}" if row.failure else ""
+    cells = [
+        f'<td data-v="{row.number}">{row.number}{mark}</td><td{said}>{status}</td>',
+        _number_cell(row.value, wording.number(row.value, 5)),
+        f"<td>{row.last_step}</td><td>{row.segments}</td>",
+        _number_cell(row.device_seconds, wording.number(row.device_seconds, 3)),
+        *(_value_cell(row.params.get(name)) for name in names),
+    ]
+    css = ' class="top"' if row.is_best else ""
+    return f"<tr{css}>{''.join(cells)}</tr>"
+
+
+def _value_cell(value: object) -> str:
+    if isinstance(value, float):
+        return _number_cell(value, wording.setting(value))
+    return f"<td>{text(wording.setting(value), 60)}</td>"
+
+
+def _number_cell(value: float | None, shown: str) -> str:
+    return f'<td data-v="{"" if value is None else repr(float(value))}">{shown}</td>'
+
+
+def _failures(study: Study) -> str:
+    failed = [row for row in trial_rows(study) if row.status is Status.FAILED]
+    if not failed:
+        return ""
+    by: dict[str, int] = {}
+    for row in failed:
+        by[str(row.failure)] = by.get(str(row.failure), 0) + 1
+    reasons = ", ".join(f"{n} {reason}" for reason, n in sorted(by.items(), key=lambda item: -item[1]))
+    more = f"<p>and {len(failed) - _MOST_LOGS} more</p>" if len(failed) > _MOST_LOGS else ""
+    return (
+        f'<section id="failures">\n<h2>{wording.count(len(failed), "failure")}</h2>\n<p>{text(reasons)}.</p>\n'
+        + "".join(_log(row) for row in failed[:_MOST_LOGS])
+        + f"{more}\n</section>"
+    )
+
+
+def _log(row: TrialRow) -> str:
+    tail = row.log_tail
+    cut = "… (the end of the log)\n" if len(tail) > _LONGEST_LOG else ""
+    shown = text(cut + tail[-_LONGEST_LOG:], 2 * _LONGEST_LOG) if tail.strip() else "(it printed nothing)"
+    settings = _list(f"{name} = {wording.setting(value)}" for name, value in row.params.items())
+    return (
+        f"<details><summary><b>trial {row.number}</b> {text(row.failure)}: {text(row.message)}</summary>"
+        f"<p class=facts>{settings}</p><pre>{shown}</pre></details>\n"
+    )
+
+
+def _list(items: Iterable[str]) -> str:
+    return ", ".join(text(item, 80) for item in items)

@@ -1,0 +1,208 @@
+"""What a user sees while a run goes on: a live table, plain log lines, or JSON lines.
+
+Each view is an `Observer` and a context manager. Nothing here decides or changes anything.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import sys
+from collections.abc import Sequence
+from types import TracebackType
+from typing import IO, Any, Protocol, Self
+
+from rich.console import Console, Group
+from rich.live import Live
+from rich.markup import escape
+from rich.progress_bar import ProgressBar
+from rich.table import Table
+from rich.text import Text
+
+from frugalbo.budget.amounts import Resource
+from frugalbo.budget.ledger import Account, Balance
+from frugalbo.study import Ended, Event, Reported, Started, Status, Study, Trial, event_to_json
+
+_COLOURS = {
+    Status.RUNNING: "cyan",
+    Status.COMPLETED: "green",
+    Status.PAUSED: "yellow",
+    Status.STOPPED: "yellow",
+    Status.FAILED: "red",
+}
+# Rows of the live table: the newest trials, as many as a small terminal shows.
+_ROWS = 12
+
+
+class View(Protocol):
+    """Something that shows a run."""
+
+    def __call__(self, study: Study, balance: Balance, events: Sequence[Event]) -> None:
+        """Show the state after these events."""
+        ...
+
+    def __enter__(self) -> Self: ...
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None: ...
+
+
+class _Plain:
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *exc: object) -> None:
+        pass
+
+
+class JsonView(_Plain):
+    """Every event as one line of JSON, as it is stored."""
+
+    def __init__(self, out: IO[str] | None = None) -> None:
+        self._out = out or sys.stdout
+
+    def __call__(self, study: Study, balance: Balance, events: Sequence[Event]) -> None:
+        """Print the new events."""
+        del study, balance
+        for event in events:
+            print(json.dumps(event_to_json(event), allow_nan=False), file=self._out, flush=True)
+
+
+class LogView(_Plain):
+    """One line when a trial starts and one when it ends."""
+
+    def __init__(self, out: IO[str] | None = None) -> None:
+        self._out = out or sys.stdout
+
+    def __call__(self, study: Study, balance: Balance, events: Sequence[Event]) -> None:
+        """Print the new starts and ends."""
+        for event in events:
+            if isinstance(event, Started):
+                self._say(f"trial {event.trial} starts on {event.slot}: {format_params(event.params)}")
+            elif isinstance(event, Ended):
+                self._ended(study, balance, event)
+
+    def _ended(self, study: Study, balance: Balance, event: Ended) -> None:
+        trial = study.trials[event.trial]
+        value = study.value(trial)
+        result = f"{study.problem.objective.metric} {value:.5g}" if value is not None else event.message
+        best = study.best()
+        star = " (best so far)" if best is trial else ""
+        money = "; ".join(f"{format_amount(name, a.free)} left" for name, a in balance.limited.items())
+        seconds = event.used.device_seconds
+        self._say(f"trial {event.trial} {event.outcome} after {seconds:.1f} s: {result}{star}; {money}")
+
+    def _say(self, line: str) -> None:
+        print(" ".join(line.split()), file=self._out, flush=True)
+
+
+class TableView:
+    """A table that redraws itself: budget, best so far, and the newest trials."""
+
+    def __init__(self, console: Console | None = None) -> None:
+        self._console = console or Console()
+        self._live = Live(console=self._console, refresh_per_second=8, transient=False)
+
+    def __enter__(self) -> Self:
+        self._live.__enter__()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._live.__exit__(kind, error, trace)
+
+    def __call__(self, study: Study, balance: Balance, events: Sequence[Event]) -> None:
+        """Redraw."""
+        del events
+        self._live.update(render(study, balance))
+
+
+def render(study: Study, balance: Balance) -> Group:
+    """The live picture of a study, for a terminal."""
+    money = Table.grid(padding=(0, 2))
+    for name, account in balance.limited.items():
+        if name != "memory_bytes":
+            money.add_row(name.replace("_", " "), _bar(account), _spending(name, account))
+    return Group(money, _headline(study, balance), _trials(study))
+
+
+def _bar(account: Account) -> ProgressBar:
+    return ProgressBar(total=account.total, completed=min(account.total, account.spent + account.held), width=30)
+
+
+def _spending(name: Resource, account: Account) -> str:
+    amounts = {"spent": account.spent, "held": account.held, "left": account.free}
+    return "  ".join(f"{format_amount(name, amount)} {what}" for what, amount in amounts.items())
+
+
+def _headline(study: Study, balance: Balance) -> Text:
+    best = study.best()
+    counts = {status: len(study.with_status(status)) for status in Status}
+    parts = [f"{n} {status}" for status, n in counts.items() if n]
+    if (seconds := _time_left(study, balance)) is not None:
+        parts.append(f"about {format_amount('wall_seconds', seconds)} to go")
+    if best is not None:
+        parts.append(f"best {study.problem.objective.metric} {study.value(best):.5g} (trial {best.number})")
+    return Text(", ".join(parts), style="bold")
+
+
+def _time_left(study: Study, balance: Balance) -> float | None:
+    """Wall seconds until the device-seconds are spent, at the pace of those slots that were used so far."""
+    slots = {start.slot for trial in study.trials.values() for start in trial.starts}
+    account = balance["device_seconds"]
+    if not slots or math.isinf(account.total):
+        return None
+    return (account.total - account.spent) / len(slots)
+
+
+def _trials(study: Study) -> Table:
+    metric = study.problem.objective.metric
+    table = Table(box=None, header_style="dim", padding=(0, 1))
+    for heading, justify in (("trial", "right"), ("", "left"), ("step", "right"), (metric, "right"), ("s", "right")):
+        table.add_column(heading, justify=justify)  # type: ignore[arg-type]
+    table.add_column("configuration", overflow="ellipsis", no_wrap=True)
+    best = study.best()
+    for trial in list(study.trials.values())[-_ROWS:]:
+        style = "bold green" if trial is best else None
+        table.add_row(*_row(study, trial, metric), style=style)
+    return table
+
+
+def _row(study: Study, trial: Trial, metric: str) -> tuple[str, ...]:
+    curve = trial.curve(metric)
+    last = f"{curve[-1][1]:.5g}" if curve else ""
+    colour = _COLOURS[trial.status]
+    failure = f" {trial.failure}" if trial.failure else ""
+    return (
+        str(trial.number),
+        f"[{colour}]{trial.status}{failure}[/]",
+        f"{trial.last_step}/{trial.planned}",
+        last,
+        f"{trial.used('device_seconds'):.1f}" if trial.ends else "",
+        escape(format_params(trial.params)),
+    )
+
+
+def format_params(params: Any) -> str:  # noqa: ANN401 - any mapping of parameters
+    """Parameters on one line, numbers to three digits."""
+    return " ".join(f"{k}={v:.3g}" if isinstance(v, float) else f"{k}={v}" for k, v in params.items())
+
+
+def format_amount(resource: Resource, amount: float) -> str:
+    """An amount with its unit, for people."""
+    if math.isinf(amount):
+        return "unlimited"
+    if resource == "dollars":
+        return f"{amount:.2f} USD"
+    if resource == "evaluations":
+        return f"{amount:.0f} trials"
+    if resource == "memory_bytes":
+        return f"{amount / 2**30:.2f} GiB"
+    if amount >= 5400:
+        return f"{amount / 3600:.2f} h"
+    return f"{amount / 60:.1f} min" if amount >= 300 else f"{amount:.1f} s"
+
+
+__all__ = ["JsonView", "LogView", "Reported", "TableView", "View", "format_amount", "format_params", "render"]

@@ -1,0 +1,8 @@
+"""Constructors that return BoTorch models of what a trial will reach, and whether it will run at all."""
+
+import warnings
+
+with warnings.catch_warnings():
+    # It compiles a function at import, by a way that torch 2.13 deprecates.
+    warnings.filterwarnings("ignore", message="`torch.jit", category=DeprecationWarning)
+    import linear_operator  # noqa: F401

@@ -1,0 +1,59 @@
+"""Pictures as files: PNG for others, SVG to stand inside a page. The same study gives the same bytes."""
+
+from __future__ import annotations
+
+import io
+import re
+from typing import Final
+
+import matplotlib as mpl
+from matplotlib.figure import Figure
+
+from frugalbo import plots
+from frugalbo.importance import Importance
+from frugalbo.importance import importance as compute_importance
+from frugalbo.plot_style import GRID, INK, MUTED, PAPER
+from frugalbo.study import Study
+
+_THEME: Final = {INK: "--ink", MUTED: "--muted", GRID: "--grid", PAPER: "--paper"}
+_DPI: Final = 150
+
+
+def draw(study: Study, found: Importance | None = None) -> dict[str, Figure]:
+    """All pictures of a study by name; the importance is computed if it is not given."""
+    found = compute_importance(study) if found is None else found
+    made = {name: make(study) for name, make in plots.FIGURES.items() if name != "importance"}
+    return {name: made[name] if name in made else plots.importance(study, found) for name in plots.FIGURES}
+
+
+def png(figure: Figure) -> bytes:
+    """A picture as PNG, without a date."""
+    out = io.BytesIO()
+    figure.savefig(out, format="png", dpi=_DPI, facecolor=PAPER, metadata={"Software": None})
+    return out.getvalue()
+
+
+def svg(figure: Figure, name: str, description: str) -> str:
+    """A picture as an `<svg>` element with texts as texts, in the colours of the page's theme.
+
+    Args:
+        figure: Of matplotlib.
+        name: Unique on the page: all ids within start with it.
+        description: What it shows, for those who cannot see it; already escaped.
+    """
+    out = io.StringIO()
+    with mpl.rc_context({"svg.fonttype": "none", "svg.hashsalt": name}):
+        metadata = {"Date": None, "Creator": None, "Format": None, "Type": None}
+        figure.savefig(out, format="svg", transparent=True, metadata=metadata)
+    text = out.getvalue()
+    text = text[text.index("<svg") :]
+    text = re.sub(r"<metadata>.*?</metadata>", "", text, flags=re.DOTALL)
+    text = re.sub(r'(\sid="|url\(#|href="#)', rf"\g<1>{name}-", text)
+    for colour, variable in _THEME.items():
+        text = re.sub(colour, f"var({variable}, {colour})", text, flags=re.IGNORECASE)
+    # The page's own font; matplotlib measured with one of the widest, so anything fits.
+    text = re.sub(r"font: ([^;\"]*?)([\d.]+px) [^;\"]*", r"font: \1\2 var(--font, sans-serif)", text)
+    width, height = re.findall(r'viewBox="0 0 ([\d.]+) ([\d.]+)"', text)[0]
+    opening = f'<svg role="img" aria-label="{description}" viewBox="0 0 {width} {height}" class="picture"'
+    opening += ' xmlns="http://www.w3.org/2000/svg" xmlns:xlink="http://www.w3.org/1999/xlink">'
+    return re.sub(r"^<svg[^>]*>", lambda _: opening, text)

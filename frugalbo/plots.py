@@ -1,0 +1,372 @@
+"""The pictures of a run: each function takes a `Study` and returns a matplotlib `Figure`.
+
+No global state of matplotlib is used or changed. Every study has every picture; where there is
+nothing to draw, the picture says why. Failed trials are marks at the edge, never invented values.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any, Final
+
+import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.cm import ScalarMappable
+from matplotlib.collections import LineCollection
+from matplotlib.colors import LinearSegmentedColormap, Normalize
+from matplotlib.figure import Figure
+from matplotlib.ticker import FuncFormatter, MaxNLocator
+
+from frugalbo import plot_style as look
+from frugalbo import wording
+from frugalbo.findings import accounts, against_defaults, default_trial, main_resource, results
+from frugalbo.findings import best_so_far as improvements
+from frugalbo.importance import Importance
+from frugalbo.importance import importance as compute_importance
+from frugalbo.plot_style import BLUE, COLOURS, FAINT, GRID, INK, MUTED, ORANGE, PAPER
+from frugalbo.plot_time import gantt, money
+from frugalbo.space import Choice, Fixed, Parameter
+from frugalbo.study import Status, Study, Trial
+
+__all__ = [
+    "FIGURES",
+    "best_so_far",
+    "gantt",
+    "importance",
+    "learning_curves",
+    "money",
+    "parallel_coordinates",
+    "slices",
+]
+
+# Both keep apart from light and dark backgrounds, and read alike in grey.
+_EARLY_TO_LATE: Final = LinearSegmentedColormap.from_list("order", ["#bccbd8", "#4a9fd0", "#0f5f99"])
+_BAD_TO_GOOD: Final = LinearSegmentedColormap.from_list("rank", ["#93a3b3", "#4a9fd0", "#1a7cc0"])
+_STAR: Final = {"marker": "*", "s": 190, "color": BLUE, "edgecolors": INK, "linewidths": 0.9, "zorder": 6}
+_DIAMOND: Final = {"marker": "D", "s": 48, "color": ORANGE, "edgecolors": PAPER, "linewidths": 0.8, "zorder": 5}
+_CROSS: Final = {"marker": "x", "s": 26, "color": COLOURS["failed"], "linewidths": 1.3, "clip_on": False, "zorder": 4}
+
+
+def best_so_far(study: Study) -> Figure:
+    """The best result against what was spent, with all results, the defaults and the budget."""
+    resource = main_resource(study)
+    found = results(study, resource)
+    if not found:
+        return look.note("No trial has a result at the full number of steps yet")
+    objective, account = study.problem.objective, accounts(study, resource)
+    size, name = wording.unit(resource, account.total or found[-1].spent)
+    end = max(account.spent, found[-1].spent) / size
+    figure = look.new_figure(3.9)
+    ax = figure.add_subplot()
+    look.style(ax)
+    x, y = [r.spent / size for r in found], [r.value for r in found]
+    default = against_defaults(study)
+    keep = [default.default_value] if default and default.default_value is not None else []
+    _value_axis(ax, study, y, keep)
+    low, high = ax.get_ylim()
+    inside = [(a, b) for a, b in zip(x, y, strict=True) if low <= b <= high]
+    ax.scatter(*zip(*inside, strict=True), s=22, color=FAINT, edgecolors="none", zorder=3, label="a trial")  # type: ignore[misc]
+    _mark_outside(ax, x, y)
+    best = improvements(study, resource)
+    steps = [(s / size, objective.to_loss(loss)) for s, loss, _ in best]
+    xs, ys = zip(*steps, (end, steps[-1][1]), strict=True)
+    ax.plot(xs, ys, drawstyle="steps-post", color=BLUE, linewidth=2.2, zorder=4, label="best so far")
+    ax.scatter(*steps[-1], **_STAR, label=f"the best, trial {best[-1][2]}")
+    if keep:
+        ax.axhline(keep[0], color=ORANGE, linewidth=1.6, linestyle=(0, (5, 3)), zorder=2, label="defaults")
+    right = (account.total or 0) / size
+    if account.total:
+        ax.axvspan(end, max(right, end), color=GRID, alpha=0.45, linewidth=0, zorder=0)
+        ax.axvline(right, color=INK, linewidth=1.4, zorder=2, label="the budget")
+    ax.set_xlim(0, max(right, end) * 1.02)
+    look.linear_axis(ax.xaxis)
+    look.labels(ax, f"spent ({name})", objective.metric)
+    look.title(ax, wording.headline(study))
+    look.legend(ax, columns=6, outside=True)
+    return figure
+
+
+def learning_curves(study: Study) -> Figure:
+    """The objective against steps, one line for each trial."""
+    problem = study.problem
+    curves = {t.number: t.curve(problem.objective.metric) for t in study.trials.values()}
+    curves = {n: [(s, v) for s, v in curve if np.isfinite(v)] for n, curve in curves.items()}
+    if max((len(curve) for curve in curves.values()), default=0) < 2:
+        return look.note("No curves: every trial reports the objective once at most")
+    best, default = study.best(), default_trial(study)
+    figure = look.new_figure(4.0)
+    ax = figure.add_subplot()
+    look.style(ax)
+    values = [v for curve in curves.values() for _, v in curve]
+    _value_axis(ax, study, values, [])
+    alpha = min(0.75, max(0.15, 12 / len(curves)))
+    failed = stopped = False
+    for number, curve in curves.items():
+        trial = study.trials[number]
+        if not curve or trial in (best, default):
+            continue
+        xs, ys = zip(*curve, strict=True)
+        ax.plot(xs, ys, color=FAINT, linewidth=1.0, alpha=alpha, marker="." if len(curve) == 1 else None, zorder=2)
+        mark = {Status.FAILED: "x", Status.STOPPED: "o"}.get(trial.status)
+        if mark:
+            first = not (failed if mark == "x" else stopped)
+            failed, stopped = failed or mark == "x", stopped or mark == "o"
+            label = f"{trial.status}, its last report" if first else None
+            color = COLOURS[trial.status.value]
+            ax.scatter(xs[-1], ys[-1], marker=mark, s=14 if mark == "o" else 22, color=color, zorder=3, label=label)
+    apart = None if default is best else default
+    for trial, color, label in ((apart, ORANGE, "defaults"), (best, BLUE, "the best")):
+        if trial is not None and (curve := curves[trial.number]):
+            xs, ys = zip(*curve, strict=True)
+            text = f"{label}, trial {trial.number}" + (" (the defaults)" if best is default else "")
+            ax.plot(xs, ys, color=PAPER, linewidth=4.5, zorder=4)
+            ax.plot(xs, ys, color=color, linewidth=2.4, marker="o", markersize=3.5, zorder=5, label=text)
+    steps = [s for curve in curves.values() for s, _ in curve]
+    if max(steps) > 300 * max(1, min(steps)):
+        look.log_axis(ax.xaxis)
+    else:
+        look.linear_axis(ax.xaxis)
+        ax.set_xlim(0, max(*steps, problem.steps) * 1.02)
+    look.labels(ax, problem.fidelity.name if problem.fidelity else "steps", problem.objective.metric)
+    look.title(ax, _curves_title(study))
+    look.legend(ax, columns=4, outside=True)
+    return figure
+
+
+def slices(study: Study) -> Figure:
+    """One panel for each knob: its value against the objective."""
+    knobs = _knobs(study)
+    known = [(t, v) for t in study.trials.values() if (v := study.value(t)) is not None]
+    failed = study.with_status(Status.FAILED)
+    if not known and not failed:
+        return look.note("No trial has a result or has failed yet")
+    columns = min(len(knobs), 3 if len(knobs) in (3, 5, 6, 9) else 4 if len(knobs) > 3 else 2)
+    rows = -(-len(knobs) // columns)
+    figure = look.new_figure(0.9 + 2.3 * rows)
+    figure.get_layout_engine().set(h_pad=0.14)  # type: ignore[union-attr]
+    axes = figure.subplots(rows, columns, squeeze=False, sharey=True)
+    values = [v for _, v in known]
+    for i, ax in enumerate(axes.flat):
+        if i >= len(knobs):
+            ax.set_visible(False)
+            continue
+        look.style(ax)
+        if i == 0:
+            _value_axis(ax, study, values, [])
+        look.parameter_axis(ax, knobs[i][1], 108 // columns)
+        _slice(ax, *knobs[i], known, failed, study)
+        ax.tick_params(labelleft=i % columns == 0)
+        look.labels(
+            ax,
+            look.plain(knobs[i][0], 120 // columns, keep_end=4),
+            study.problem.objective.metric if i % columns == 0 else "",
+        )
+    if len(known) > 1:
+        norm = Normalize(min(t.number for t, _ in known), max(t.number for t, _ in known))
+        bar = figure.colorbar(ScalarMappable(norm, _EARLY_TO_LATE), ax=axes, shrink=0.6, aspect=30, pad=0.01)
+        bar.outline.set_visible(False)  # type: ignore[operator]
+        bar.ax.tick_params(labelsize=8, labelcolor=INK, length=0)
+        bar.ax.yaxis.set_major_locator(MaxNLocator(5, integer=True))
+        bar.set_label("trial", color=MUTED, fontsize=9)
+    _legend_of_marks(figure, study, failed)
+    figure.suptitle(_slices_title(study), x=0.01, ha="left", color=INK, fontsize=11.5, fontweight="bold")
+    return figure
+
+
+def parallel_coordinates(study: Study) -> Figure:
+    """One axis for each knob and one for the objective, one line for each trial with a result."""
+    knobs = _knobs(study)
+    known = [(t, v) for t in study.trials.values() if (v := study.value(t)) is not None]
+    if len(known) < 2:
+        return look.note("Fewer than two trials have a result: nothing to compare yet")
+    figure = look.new_figure(4.4)
+    ax = figure.add_subplot()
+    ax.set_axis_off()
+    to_loss, d = study.problem.objective.to_loss, len(knobs)
+    values = [v for _, v in known]
+    ends = look.clip_range(values, worst_is_high=study.problem.objective.sign > 0)
+    ranked = sorted(known, key=lambda pair: -to_loss(pair[1]))  # the best is drawn last
+    names = [name for name, _ in knobs]
+    best, default = study.best(), default_trial(study)
+    for rank, (trial, value) in enumerate(ranked):
+        u = dict(zip(study.problem.space.names, study.problem.space.encode(trial.params), strict=True))
+        points = [u[n] if n in trial.params else np.nan for n in names]
+        points.append(float(np.clip((value - ends[0]) / (ends[1] - ends[0]), 0, 1)))
+        chosen = trial is best or trial is default
+        color = BLUE if trial is best else ORANGE if chosen else _BAD_TO_GOOD(rank / max(1, len(ranked) - 1))
+        width = 2.6 if trial is best else 2.0 if chosen else 1.0
+        label = f"the best, trial {trial.number}" if trial is best else "defaults" if chosen else None
+        alpha = 1.0 if chosen else 0.12 + (0.7 if len(known) < 100 else 0.45) * rank / max(1, len(ranked) - 1)
+        ax.plot(range(d + 1), points, color=color, linewidth=width, alpha=alpha, zorder=5 if chosen else 2,
+                marker="o", markersize=3.6 if chosen else 1.8, markeredgewidth=0, label=label)  # fmt: skip
+    for i, (name, p) in enumerate(knobs):
+        _upright(ax, i, name, _parameter_ticks(p), d)
+    shown = MaxNLocator(4).tick_values(*ends)
+    inside = [(float((v - ends[0]) / (ends[1] - ends[0])), wording.number(float(v))) for v in shown]
+    _upright(ax, d, study.problem.objective.metric, [(u, t) for u, t in inside if 0 <= u <= 1], d, bold=True)
+    ax.set_xlim(-0.35, d + 0.35)
+    ax.set_ylim(-0.04, 1.06)
+    look.title(ax, f"{wording.count(len(known), 'trial')} with a result; stronger is better, a gap is an inactive knob"
+               if study.problem.space.is_conditional
+               else f"{wording.count(len(known), 'trial')} with a result; stronger is better")  # fmt: skip
+    ax.title.set_visible(True)
+    look.legend(ax, columns=3, outside=True)
+    return figure
+
+
+def importance(study: Study, found: Importance | None = None) -> Figure:
+    """The share of the variance that each knob explains; `found` saves computing it again."""
+    found = compute_importance(study) if found is None else found
+    if found.reason:
+        return look.note(wording.importance_verdict(found))
+    rows = found.ranked()[:15][::-1]
+    figure = look.new_figure(1.5 + 0.32 * len(rows))
+    ax = figure.add_subplot()
+    look.style(ax, grid="x")
+    weak = wording.is_weak(found)
+    y = np.arange(len(rows))
+    total, first = np.array([r[2] for r in rows]), np.array([r[1] for r in rows])
+    ax.barh(y, total, 0.62, color="#9cc9e6" if not weak else "#d9dde3", label="together with others (total effect)")
+    ax.barh(y, first, 0.62, color=BLUE if not weak else "#9aa1ac", label="by itself (first order)")
+    for i, value in enumerate(total):
+        ax.text(value + 0.008, i, wording.share(float(value), 1), va="center", color=INK, fontsize=9)
+    ax.set_yticks(y, [look.plain(r[0], 32, keep_end=6) for r in rows])
+    ax.tick_params(axis="y", length=0)
+    ax.set_xlim(0, max(0.1, float(total.max()) * 1.12))
+    ax.xaxis.set_major_formatter(FuncFormatter(lambda v, _: f"{100 * v:.0f} %"))
+    look.labels(ax, f"share of the variance of {study.problem.objective.metric} over the space", "")
+    look.title(ax, wording.importance_verdict(found))
+    look.legend(ax, columns=2, outside=True)
+    return figure
+
+
+FIGURES: Final[dict[str, Callable[[Study], Figure]]] = {
+    "best_so_far": best_so_far,
+    "learning_curves": learning_curves,
+    "slices": slices,
+    "parallel_coordinates": parallel_coordinates,
+    "importance": importance,
+    "gantt": gantt,
+    "money": money,
+}
+
+
+def _value_axis(ax: Axes, study: Study, values: Sequence[float], keep: Sequence[float]) -> None:
+    """Scale the y axis to the values; far outliers on the bad side stay outside."""
+    if not values:
+        ax.set_ylim(0, 1)
+        ax.set_yticks([])
+        return
+    low, high = look.clip_range([*values, *keep], keep, worst_is_high=study.problem.objective.sign > 0)
+    inside = [v for v in (*values, *keep) if low <= v <= high]
+    if look.log_is_better(inside):
+        look.log_axis(ax.yaxis)
+        low, high = min(inside) / 1.1, max(inside) * 1.1
+        ax.set_ylim(low, high)
+        look.fit_log_ticks(ax.yaxis)
+        return
+    look.linear_axis(ax.yaxis)
+    ax.set_ylim(low, high)
+
+
+def _mark_outside(ax: Axes, x: Sequence[float], y: Sequence[float]) -> None:
+    low, high = ax.get_ylim()
+    first = True
+    for edge, marker, beyond in ((high, "^", [v > high for v in y]), (low, "v", [v < low for v in y])):
+        at = [a for a, out in zip(x, beyond, strict=True) if out]
+        if at:
+            label = f"beyond the axis ({len(at)})" if first else None
+            ax.scatter(at, [edge] * len(at), marker=marker, s=30, color=FAINT, clip_on=False, zorder=4, label=label)
+            first = False
+
+
+def _slice(
+    ax: Axes, name: str, p: Parameter, known: Sequence[tuple[Trial, float]], failed: Sequence[Trial], study: Study
+) -> None:
+    best, default = study.best(), default_trial(study)
+    here = [(look.place(p, t.params[name]), v, t) for t, v in known if name in t.params]
+    low, high = ax.get_ylim()
+    inside = [row for row in here if low <= row[1] <= high and row[2] not in (best, default)]
+    last = max((t.number for t, _ in known), default=1)
+    first = min((t.number for t, _ in known), default=0)
+    if inside:
+        xs, ys, trials = zip(*inside, strict=True)
+        marker: dict[str, Any] = {"marker": "_", "s": 230, "linewidths": 1.4} if isinstance(p, Choice) else {"s": 20}
+        marker["alpha"] = 0.9 if len(inside) < 80 else 0.55
+        ax.scatter(xs, ys, c=[t.number for t in trials], cmap=_EARLY_TO_LATE, vmin=first, vmax=max(last, first + 1),
+                   zorder=3, **marker)  # fmt: skip
+    _mark_outside(ax, [x for x, _, _ in here], [y for _, y, _ in here])
+    for trial, mark in ((default, _DIAMOND), (best, _STAR)):
+        if (
+            trial is not None
+            and name in trial.params
+            and study.value(trial) is not None
+            and (trial is best or best is not default)
+        ):
+            ax.scatter(look.place(p, trial.params[name]), study.value(trial), **mark)  # type: ignore[arg-type]
+    broken = [look.place(p, t.params[name]) for t in failed if name in t.params]
+    if broken:
+        ax.scatter(broken, [1.05] * len(broken), transform=ax.get_xaxis_transform(), **_CROSS)
+    if not here and not broken:
+        ax.text(0.5, 0.5, "never active", transform=ax.transAxes, ha="center", color=MUTED, fontsize=9)
+
+
+def _legend_of_marks(figure: Figure, study: Study, failed: Sequence[Trial]) -> None:
+    best, default = study.best(), default_trial(study)
+    marks = []
+    if best is not None:
+        marks.append((_STAR, f"the best, trial {best.number}" + (" (the defaults)" if best is default else "")))
+    if default is not None and default is not best and study.value(default) is not None:
+        marks.append((_DIAMOND, "defaults"))
+    if failed:
+        marks.append((_CROSS, "failed (no value)"))
+    if not marks:
+        return
+    ghost = figure.add_axes((0, 0, 0, 0), frameon=False, label="marks")
+    ghost.set_in_layout(False)
+    ghost.set_axis_off()
+    handles = [ghost.scatter([], [], **{k: v for k, v in mark.items() if k != "clip_on"}) for mark, _ in marks]
+    figure.legend(handles, [text for _, text in marks], loc="outside lower left", ncols=3, frameon=False,
+                  labelcolor=INK, fontsize=9)  # fmt: skip
+
+
+def _upright(ax: Axes, x: float, name: str, ticks: Sequence[tuple[float, str]], d: int, *, bold: bool = False) -> None:
+    ax.add_collection(LineCollection([[(x, 0), (x, 1)]], colors=MUTED, linewidths=1.0, zorder=6))
+    longest = max(8, 90 // (d + 1))
+    for u, text in ticks:
+        ax.text(x + 0.03, u, look.plain(text, 12), fontsize=8, color=INK, va="center", zorder=8,
+                bbox={"facecolor": PAPER, "edgecolor": "none", "alpha": 0.8, "pad": 0.6})  # fmt: skip
+    weight = "bold" if bold else "normal"
+    shown = look.plain(name, longest, keep_end=3)
+    rotation = 0 if d < 9 else 20
+    ax.text(x, -0.07, shown, fontsize=9, color=INK, ha="center", va="top", fontweight=weight, rotation=rotation)
+
+
+def _parameter_ticks(p: Parameter) -> list[tuple[float, str]]:
+    if isinstance(p, Fixed):
+        return []
+    if p.levels is not None and p.levels <= 6:
+        values = p.values if isinstance(p, Choice) else range(int(p.lower), int(p.upper) + 1)
+        return [(p.to_unit(v), wording.setting(v)) for v in values]
+    return [(u, wording.setting(v if isinstance(v, int) else float(f"{v:.2g}")))  # type: ignore[arg-type]
+            for u in (0.0, 0.25, 0.5, 0.75, 1.0) for v in (p.from_unit(u),)]  # fmt: skip
+
+
+def _knobs(study: Study) -> list[tuple[str, Parameter]]:
+    space = study.problem.space
+    return [(name, space.parameters[name]) for name in space.names]
+
+
+def _curves_title(study: Study) -> str:
+    full = sum(study.value(trial) is not None for trial in study.trials.values())
+    name = study.problem.fidelity.name if study.problem.fidelity else "steps"
+    return f"{full} of {wording.count(len(study.trials), 'trial')} went all {study.problem.steps} {name}"
+
+
+def _slices_title(study: Study) -> str:
+    best = study.best()
+    if best is None:
+        return "No result; crosses are failed trials"
+    names = study.problem.space.names
+    shown = ", ".join(f"{n} {wording.setting(best.params[n])}" for n in names[:4] if n in best.params)
+    return look.plain(f"The best is at {shown}" + (", …" if len(names) > 4 else ""), 95)

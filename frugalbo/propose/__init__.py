@@ -1,0 +1,75 @@
+"""Which configuration next? `make_proposer` gives what answers; nothing here imports torch.
+
+| method | what it does |
+|---|---|
+| `auto` | `bo` |
+| `bo` | the defaults and a few Sobol points, then Bayesian optimisation |
+| `sobol` | the defaults, then scrambled Sobol points |
+| `random` | uniformly random points |
+"""
+
+from __future__ import annotations
+
+import importlib
+from collections.abc import Sequence
+
+from frugalbo.errors import FrugalError
+from frugalbo.problem import Problem
+from frugalbo.propose.base import Proposer, Suggestion
+from frugalbo.propose.random import RandomProposer
+from frugalbo.propose.sobol import SobolProposer
+from frugalbo.study import Study
+
+__all__ = ["METHODS", "MethodError", "Proposer", "Suggestion", "initial_trials", "make_proposer", "preload"]
+
+METHODS = ("auto", "bo", "sobol", "random")
+
+
+class MethodError(FrugalError, ValueError):
+    """A method of proposing that does not exist."""
+
+
+def make_proposer(method: str, problem: Problem, *, seed: int) -> Proposer:
+    """The proposer of that name.
+
+    Raises:
+        MethodError: If there is none; says which there are.
+    """
+    if method == "random":
+        return RandomProposer(seed=seed)
+    if method == "sobol":
+        return SobolProposer(seed=seed)
+    if method in METHODS:
+        return _LateBO(problem, seed)
+    raise MethodError(f"unknown method {method!r}; expected one of {', '.join(METHODS)}")
+
+
+def preload() -> None:
+    """Import what the first Bayesian suggestion will need (some seconds); may be called in a thread."""
+    importlib.import_module("frugalbo.propose.bo")
+
+
+def initial_trials(problem: Problem) -> int:
+    """How many trials start before the model is asked: the defaults and a few Sobol points."""
+    searched = sum(levels != 1 for levels in problem.space.levels)
+    return min(8, max(4, searched // 2 + 2))
+
+
+class _LateBO:
+    """Bayesian optimisation that imports torch when its model is first asked, not before."""
+
+    def __init__(self, problem: Problem, seed: int) -> None:
+        self._initial = initial_trials(problem)
+        self._seed = seed
+        self._sobol = SobolProposer(seed=seed)
+        self._bo: Proposer | None = None
+
+    def propose(self, study: Study, n: int) -> Sequence[Suggestion]:
+        """The next `n` configurations; fewer if the space is exhausted."""
+        if len(study.trials) + n <= self._initial:
+            return self._sobol.propose(study, n)
+        if self._bo is None:
+            from frugalbo.propose.bo import BayesianProposer
+
+            self._bo = BayesianProposer(seed=self._seed)
+        return self._bo.propose(study, n)

@@ -1,0 +1,126 @@
+"""The contract of a proposer, and what all proposers share: what was tried, and what is left.
+
+A proposer answers one question: which configuration next? It is pure: the same study and seed
+give the same suggestions. Anything random in the suggestion for trial `i` comes from a stream of
+its own, `default_rng([seed, i])`, so a resumed run suggests what the uninterrupted one would have.
+"""
+
+from __future__ import annotations
+
+import itertools
+import math
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+from typing import Any, Protocol
+
+import numpy as np
+
+from frugalbo.errors import SpaceError
+from frugalbo.space import Params, Space
+from frugalbo.study import Study
+
+# Spaces with at most so many configurations are listed when sampling finds nothing new.
+_LISTABLE = 100_000
+
+
+@dataclass(frozen=True, slots=True)
+class Suggestion:
+    """A configuration to try, and why.
+
+    Args:
+        why: Plain JSON types: `method` always; what a method knows of the point besides.
+    """
+
+    params: Params
+    why: dict[str, Any] = field(default_factory=dict)
+
+
+class Proposer(Protocol):
+    """Says which configurations to try next."""
+
+    def propose(self, study: Study, n: int) -> Sequence[Suggestion]:
+        """The next `n` configurations, none of which was tried; trials that run or are paused count as tried.
+
+        Fewer than `n`, even none, mean that the space is exhausted: every configuration that
+        satisfies the known constraints is in the study or in the answer.
+
+        Raises:
+            SpaceError: If no configuration satisfies the known constraints.
+        """
+        ...
+
+
+class Tried:
+    """The configurations that must not be suggested again."""
+
+    def __init__(self, study: Study) -> None:
+        self._keys = {_key(trial.params) for trial in study.trials.values()}
+
+    def __contains__(self, params: Params) -> bool:
+        return _key(params) in self._keys
+
+    def __len__(self) -> int:
+        return len(self._keys)
+
+    def add(self, params: Params) -> None:
+        """From now on, `params` is tried."""
+        self._keys.add(_key(params))
+
+
+def first_configuration(study: Study) -> tuple[Params, str] | None:
+    """The problem's defaults, else the centre of its space, and which of them it is; None if not feasible."""
+    if study.problem.defaults is not None:
+        return dict(study.problem.defaults), "defaults"
+    space = study.problem.space
+    centre = space.decode(np.full(space.dim, 0.5))
+    return (centre, "centre") if space.is_feasible(centre) else None
+
+
+def untried(space: Space, tried: Tried) -> Iterator[Params] | None:
+    """All feasible configurations that were not tried, in the order of the space; None if too many to list.
+
+    Raises:
+        SpaceError: If no configuration at all is feasible.
+    """
+    if not is_listable(space):
+        return None
+    feasible = [params for params in _configurations(space) if space.is_feasible(params)]
+    if not feasible:
+        raise SpaceError(f"no configuration satisfies the constraints {list(space.constraints)}")
+    return (params for params in feasible if params not in tried)
+
+
+def is_listable(space: Space) -> bool:
+    """Whether the space is discrete and small enough that its configurations can be listed."""
+    levels = [n for n in space.levels if n is not None]
+    return len(levels) == space.dim and math.prod(levels) <= _LISTABLE
+
+
+def no_feasible_point(space: Space, tries: int) -> SpaceError:
+    """The error for constraints that nothing seems to satisfy."""
+    constraints = ", ".join(repr(c) for c in space.constraints)
+    return SpaceError(f"none of {tries} points satisfies the constraints {constraints}; do they contradict each other?")
+
+
+def _configurations(space: Space) -> Iterator[Params]:
+    # The centre of each share of [0, 1]: where conditions make coordinates idle, repeats are dropped.
+    axes = [_unit_levels(space, i) for i in range(space.dim)]
+    seen = set()
+    for u in itertools.product(*axes):
+        params = space.decode(np.array(u))
+        if (key := _key(params)) not in seen:
+            seen.add(key)
+            yield params
+
+
+def _unit_levels(space: Space, i: int) -> list[float]:
+    p = space.parameters[space.names[i]]
+    values = getattr(p, "values", None)
+    if values is None:
+        values = range(int(p.lower), int(p.upper) + 1) if p.lower != p.upper else [p.lower]  # type: ignore[union-attr]
+    return [p.to_unit(v) for v in values]  # type: ignore[union-attr]
+
+
+def _key(params: Params) -> tuple[tuple[str, str, Any], ...]:
+    # True is not 1 here, but 1 and 1.0 are the same number.
+    return tuple(sorted((k, "b" if isinstance(v, bool) else "", v) for k, v in params.items()))

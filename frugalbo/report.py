@@ -1,0 +1,233 @@
+"""What a run amounts to: a `Report` in words, as JSON, and as a page with pictures.
+
+The figures themselves are computed by `findings`, and offered here too. Pictures, and with them
+matplotlib, are imported only by `Report.write`.
+"""
+
+from __future__ import annotations
+
+import os
+from collections import Counter
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from frugalbo import wording
+from frugalbo.budget.amounts import Resource
+from frugalbo.findings import (
+    accounts,
+    against_defaults,
+    best_so_far,
+    gantt,
+    longest_pause,
+    main_resource,
+    peak_held,
+    results,
+    shown_resources,
+    trial_rows,
+    utilisation,
+)
+from frugalbo.importance import importance
+from frugalbo.study import Status, Study, Trial
+
+__all__ = [
+    "Report", "accounts", "against_defaults", "best_so_far", "gantt", "importance", "longest_pause", "main_resource",
+    "peak_held", "results", "shown_resources", "trial_rows", "trial_table", "utilisation",
+]  # fmt: skip
+
+_MOST_FAILURES = 8
+
+
+@dataclass(frozen=True)
+class Report:
+    """A study seen from its end.
+
+    Args:
+        run_id: The stored run, if it is stored.
+        stop_reason: Why nothing more was started, for people.
+    """
+
+    study: Study
+    run_id: str | None = None
+    stop_reason: str = ""
+
+    @property
+    def best(self) -> Trial | None:
+        """The trial with the best objective at the full number of steps."""
+        return self.study.best()
+
+    @property
+    def best_value(self) -> float | None:
+        """The objective of the best trial."""
+        return self.study.value(self.best) if self.best else None
+
+    @property
+    def default_value(self) -> float | None:
+        """The objective of the defaults, if they were tried and had a result."""
+        against = against_defaults(self.study)
+        return against.default_value if against else None
+
+    def summary(self) -> str:
+        """The whole report as plain text."""
+        head = [wording.headline(self.study)]
+        where = f"{self.study.problem.name}, run {self.run_id}" if self.run_id else self.study.problem.name
+        head.append(f"{where}: {self.stop_reason}" if self.stop_reason else where)
+        parts = [head, _best_lines(self.study)]
+        parts += [_account_lines(self.study, resource) for resource in shown_resources(self.study)]
+        parts += [_run_lines(self.study), _failure_lines(self.study)]
+        return "\n\n".join("\n".join(lines) for lines in parts if lines)
+
+    def to_json(self) -> dict[str, Any]:
+        """The figures as strict JSON types: no number is infinite or undefined."""
+        study, against = self.study, against_defaults(self.study)
+        resource = main_resource(study)
+        return {
+            "problem": study.problem.name,
+            "run_id": self.run_id,
+            "stop_reason": self.stop_reason,
+            "finding": wording.headline(study),
+            "metric": study.problem.objective.metric,
+            "minimize": study.problem.objective.sign > 0,
+            "best": None
+            if self.best is None
+            else {"trial": self.best.number, "value": self.best_value, "params": dict(self.best.params)},
+            "defaults": None
+            if against is None
+            else {
+                "trial": against.default.number if against.default else None,
+                "value": against.default_value,
+                "params": dict(study.problem.defaults or {}),
+                "gain": against.gain,
+            },
+            "accounts": {name: asdict(accounts(study, name)) for name in shown_resources(study)},
+            "best_so_far": [
+                {"spent": spent, "value": study.problem.objective.to_loss(loss), "trial": number}
+                for spent, loss, number in best_so_far(study, resource)
+            ],
+            "best_so_far_resource": resource,
+            "utilisation": utilisation(study),
+            "utilisation_without_pauses": utilisation(study, without_pauses=True),
+            "importance": importance(study).to_json(),
+            "trials": [row | {"params": dict(study.trials[row["trial"]].params)} for row in trial_table(study, {})],
+        }
+
+    def write(self, folder: Path) -> Path:
+        """Write `index.html` and a PNG of each picture into `folder`; returns the page's path.
+
+        Raises:
+            OSError: If the folder cannot be written.
+        """
+        from frugalbo.html import page
+        from frugalbo.pictures import draw, png
+
+        folder = Path(folder)
+        folder.mkdir(parents=True, exist_ok=True)
+        figures = draw(self.study)
+        for name, figure in figures.items():
+            _replace(folder / f"{name}.png", png(figure))
+        _replace(folder / "index.html", page(self, figures).encode())
+        return folder / "index.html"
+
+
+def trial_table(study: Study, knobs: dict[str, str] | None = None) -> list[dict[str, Any]]:
+    """All trials as flat rows of strict JSON types, for CSV, JSON and data frames.
+
+    Args:
+        study: Any.
+        knobs: Parameter to column. By default each has its own name, or `params.name` where a column
+            of ours has that name. Inactive parameters have no entry.
+    """
+    rows = []
+    for row in trial_rows(study):
+        flat: dict[str, Any] = {
+            "trial": row.number,
+            "status": str(row.status),
+            "value": row.value,
+            "last_step": row.last_step,
+            "segments": row.segments,
+            "device_seconds": row.device_seconds,
+            "dollars": row.dollars,
+            "failure": str(row.failure) if row.failure else None,
+            "message": row.message,
+            "is_default": row.is_default,
+            "is_best": row.is_best,
+        }
+        columns = {name: f"params.{name}" if name in flat else name for name in row.params} if knobs is None else knobs
+        rows.append(flat | {columns[name]: value for name, value in row.params.items() if name in columns})
+    return rows
+
+
+def _replace(path: Path, content: bytes) -> None:
+    beside = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    beside.write_bytes(content)
+    beside.replace(path)
+
+
+def _best_lines(study: Study) -> list[str]:
+    best, metric = study.best(), study.problem.objective.metric
+    if best is None:
+        return [f"No trial has a result; {wording.gain(study)}." if study.trials else "No trial was started."]
+    lines = [f"Best: trial {best.number}, {metric} {wording.number(study.value(best), 6)}; {wording.gain(study)}"]
+    against = against_defaults(study)
+    defaults = {name: default for name, default, _ in against.changes} if against else {}
+    wide = max(len(name) for name in best.params)
+    for name, value in best.params.items():
+        same = name not in defaults or defaults[name] == value
+        aside = "" if same else f"  (default {_line(wording.setting(defaults[name]))})"
+        lines.append(f"  {name:<{wide}}  {_line(wording.setting(value))}{aside}")
+    return lines
+
+
+def _account_lines(study: Study, resource: Resource) -> list[str]:
+    book = accounts(study, resource)
+    if not book.entries or (book.total is None and not book.sum):
+        return []
+    whole = book.total or book.sum
+    size, unit = wording.unit(resource, whole)
+    lines = [f"{'Budget' if book.total else 'Used'} in {unit}"]
+    rows = [(e.label, e.amount, e.segments) for e in book.entries]
+    for label, amount, segments in rows:
+        note = f"  {wording.count(segments, 'segment')}" if segments else ""
+        lines.append(f"  {label:<22} {amount / size:>10,.2f}  {wording.share(amount, whole):>6}{note}")
+    lines.append(f"  {'total':<22} {book.sum / size:>10,.2f}  {wording.share(book.sum, whole):>6}")
+    return lines
+
+
+def _run_lines(study: Study) -> list[str]:
+    if not study.trials:
+        return []
+    by = Counter(trial.status for trial in study.trials.values())
+    counted = ", ".join(f"{by[status]} {status}" for status in Status if by[status])
+    lines = [f"{wording.count(len(study.trials), 'trial')}: {counted}"]
+    if (text := wording.utilisation_text(study)) is not None:
+        lines.append(text)
+    if study.ledger and (limit := study.ledger.budget.memory_bytes):
+        peak = wording.amount("memory_bytes", peak_held(study, "memory_bytes"))
+        lines.append(f"memory lent at one time: at most {peak} of {wording.amount('memory_bytes', limit)}")
+    return lines
+
+
+def _failure_lines(study: Study) -> list[str]:
+    failed = [row for row in trial_rows(study) if row.status is Status.FAILED]
+    if not failed:
+        return []
+    by = Counter(str(row.failure) for row in failed)
+    reasons = ", ".join(f"{n} {reason}" for reason, n in by.most_common())
+    lines = [f"{wording.count(len(failed), 'failure')}: {reasons}"]
+    lines += [f"  trial {row.number}, {row.failure}: {_line(row.message, 100)}" for row in failed[:_MOST_FAILURES]]
+    return lines + _more(len(failed) - _MOST_FAILURES)
+
+
+def _more(n: int) -> list[str]:
+    return [f"  and {n} more"] if n > 0 else []
+
+
+def _line(text: str, longest: int = 60) -> str:
+    """One printable line: what a job wrote must not move the cursor of a terminal."""
+    line = "".join(_printable(" ".join(text.split())))
+    return line if len(line) <= longest else line[: longest - 1] + "…"
+
+
+def _printable(text: str) -> Iterator[str]:
+    return (c if c.isprintable() else "□" for c in text)

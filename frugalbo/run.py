@@ -1,0 +1,220 @@
+"""`tune`: the only loop. It joins those who decide with those who execute, and pays.
+
+    decide -> quote -> hold -> journal -> submit -> events -> journal -> settle -> decide ...
+
+Decisions come from a `Scheduler`, events from an `Executor`; neither knows of the other. Nothing
+starts before its cost is held, and nothing counts before it is in the journal, so that a run that
+is killed at any instant goes on with `resume` as if it had only paused.
+"""
+
+from __future__ import annotations
+
+import itertools
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from frugalbo.budget.amounts import Cost
+from frugalbo.budget.cost import CostModel
+from frugalbo.budget.ledger import Balance
+from frugalbo.errors import BudgetError
+from frugalbo.executors.base import Executor, Segment
+from frugalbo.scheduler.base import Resume, Scheduler, Start, Stop
+from frugalbo.session import OpenStudy
+from frugalbo.slot import Slot
+from frugalbo.space import Params
+from frugalbo.study import Ended, Event, Failure, Outcome, Started, Status, Study
+
+# How often the loop looks up when nothing happens: for the live view, and to renew the lease.
+_TICK_S = 0.25
+# Failures in a row after which a run is a mistake, not bad luck: so many if nothing ever succeeded
+# and the jobs raise or die, twice as many where they succeeded before, diverge or hit their caps.
+_CRASH_LOOP = 5
+
+Observer = Callable[[Study, Balance, Sequence[Event]], None]
+
+
+@dataclass(slots=True)
+class RunLoop:
+    """One controller's pass over a run.
+
+    Args:
+        folder: Where trials keep checkpoints and logs.
+        trial_cap_s: The most device-seconds that any segment may take, whatever is left.
+        observe: Called after every change and some times a second, with the events since the last call.
+    """
+
+    study: OpenStudy
+    scheduler: Scheduler
+    executor: Executor
+    cost_model: CostModel
+    folder: Path
+    seed: int = 0
+    trial_cap_s: float | None = None
+    observe: Observer | None = None
+    _refused: str = field(default="", init=False)
+    _fresh: list[Event] = field(default_factory=list, init=False)
+
+    def run(self) -> str:
+        """Spend the budget; returns why it ended, in a sentence.
+
+        An interrupt (Ctrl-C) ends the running segments so that they can go on one day.
+        """
+        with self.executor:
+            self.study.use_clock(self.executor.now)
+            try:
+                self._recover()
+                return self._loop()
+            except KeyboardInterrupt:
+                self._interrupt()
+                return "interrupted by the user"
+
+    def _loop(self) -> str:
+        settled = True
+        while True:
+            reason = _crash_loop(self.study)
+            if settled and reason is None:
+                self._dispatch()
+            self._show()
+            if not self.study.with_status(Status.RUNNING):
+                return reason or self._refused or "the scheduler has nothing more to try"
+            settled = self._wait()
+
+    def _wait(self) -> bool:
+        """Take in what happened; returns whether a segment ended."""
+        events = self.executor.wait(_TICK_S)
+        self._record(*events)
+        if not events:
+            self.study.renew()
+        return any(isinstance(event, Ended) for event in events)
+
+    def _dispatch(self) -> None:
+        """Ask for decisions and carry them out, until no slot is free or nothing more is affordable."""
+        self._refused = ""
+        slots = list(self.executor.free_slots())
+        if not slots or self._is_spent():
+            return
+        decisions = self.scheduler.decide(self.study, self.study.balance(), slots)
+        starting = [d for d in decisions if not isinstance(d, Stop)]
+        for decision in decisions:
+            if isinstance(decision, Stop):
+                self.executor.cancel(decision.trial, Outcome.STOPPED)
+            else:
+                self._begin(decision, sharers=len(starting) - starting.index(decision))
+
+    def _begin(self, decision: Start | Resume, *, sharers: int) -> None:
+        if isinstance(decision, Start):
+            trial, segment, start = len(self.study.trials), 0, 0
+            params, planned, why = decision.params, decision.planned, decision.why
+        else:
+            paused = self.study.trials[decision.trial]
+            trial, segment, start = paused.number, len(paused.starts), paused.checkpoint
+            params, planned, why = paused.params, paused.planned, {"resumed": f"from step {start}"}
+        slot = decision.slot
+        quote = self._quote(params, start, decision.until, slot, first=segment == 0, sharers=sharers)
+        if quote is None:
+            return
+        cap_s, held = quote
+        now = self.executor.now()
+        self._record(
+            Started(trial, segment, params, start, decision.until, planned, held, slot.name, now, why)
+        )
+        memory = int(held.memory_bytes) or None
+        self.executor.submit(
+            Segment(
+                trial, segment, params, self.seed, start, decision.until, planned, slot, cap_s, memory,
+                trial_folder(self.folder, trial),
+            )  # fmt: skip
+        )
+
+    def _quote(
+        self, params: Params, start: int, until: int, slot: Slot, *, first: bool, sharers: int
+    ) -> tuple[float, Cost] | None:
+        """The cap in seconds of a segment and what to hold for it; None if it is not affordable.
+
+        While nothing is known of what trials cost, the free budget is shared out evenly among the
+        slots that want some. A trial is affordable if it is more likely than not to end in time.
+        """
+        balance = self.study.balance()
+        rate = slot.devices * slot.dollars_per_hour / 3600
+        limits = {
+            "device seconds": balance["device_seconds"].free / slot.devices,
+            "dollars": balance["dollars"].free / rate if rate else math.inf,
+        }
+        predicted = self.cost_model.predict(self.study, params, start, until)
+        if predicted is None:
+            limits = {name: limit / sharers for name, limit in limits.items()}
+        limits["wall seconds"] = balance["wall_seconds"].free
+        scarce = min(limits, key=lambda name: limits[name])
+        seconds = limits[scarce]
+        cap_s = min(seconds, self.trial_cap_s or math.inf)
+        if predicted is not None:
+            median_s = predicted.median_s / slot.devices
+            if median_s > seconds:
+                self._refused = (
+                    f"what is left does not pay for another trial: the next would take about {median_s:.3g} s, "
+                    f"and the {scarce} left allow {seconds:.3g} s"
+                )
+                return None
+            cap_s = min(cap_s, predicted.upper_s / slot.devices)
+        memory = balance["memory_bytes"].total / len(self.executor.slots)
+        limited = balance.limited
+        held = Cost(
+            device_seconds=cap_s * slot.devices if "device_seconds" in limited else 0.0,
+            dollars=cap_s * rate if "dollars" in limited else 0.0,
+            evaluations=1.0 if first else 0.0,
+            memory_bytes=memory if "memory_bytes" in limited else 0.0,
+        )
+        if lacking := balance.lacks(held):
+            self._refused = f"the budget of {lacking.replace('_', ' ')} is spent"
+            return None
+        return cap_s, held
+
+    def _record(self, *events: Event) -> None:
+        self.study.record(*events)
+        self._fresh += events
+
+    def _show(self) -> None:
+        fresh, self._fresh = self._fresh, []
+        if self.observe is not None:
+            self.observe(self.study, self.study.balance(), fresh)
+
+    def _is_spent(self) -> bool:
+        spent = [name for name, a in self.study.balance().limited.items() if a.free <= 0 and name != "memory_bytes"]
+        if spent:
+            self._refused = f"the budget of {spent[0].replace('_', ' ')} is spent"
+        return bool(spent)
+
+    def _recover(self) -> None:
+        """Settle what an earlier controller left running."""
+        for trial in self.study.with_status(Status.RUNNING):
+            folder = trial_folder(self.folder, trial.number)
+            self._record(*self.executor.recover(trial.starts[-1], folder))
+
+    def _interrupt(self) -> None:
+        for trial in self.study.with_status(Status.RUNNING):
+            self.executor.cancel(trial.number, Outcome.INTERRUPTED)
+        while self.study.with_status(Status.RUNNING):
+            self._wait()
+        self._show()
+
+
+def trial_folder(folder: Path, trial: int) -> Path:
+    """Where a trial keeps its checkpoints and logs."""
+    return folder / f"trial-{trial:05d}"
+
+
+def _crash_loop(study: Study) -> str | None:
+    """Why to stop, if the jobs fail by themselves rather than by their configuration."""
+    ended = sorted(
+        (trial for trial in study.trials.values() if trial.ends and trial.status != Status.PAUSED),
+        key=lambda trial: trial.ends[-1].at,
+    )
+    failed = list(itertools.takewhile(lambda trial: trial.status == Status.FAILED, reversed(ended)))
+    is_code = all(trial.failure in (Failure.ERROR, Failure.KILLED, Failure.NO_RESULT) for trial in failed)
+    allowed = _CRASH_LOOP if len(failed) == len(ended) and is_code else 2 * _CRASH_LOOP
+    if len(failed) < allowed:
+        return None
+    last = ended[-1].ends[-1]
+    return f"the last {len(failed)} trials all failed, so the job itself seems broken; the last one: {last.message}"

@@ -1,0 +1,58 @@
+"""The contract of a scheduler: a pure function from what is known to what to do next.
+
+`decide` may look at the study, the balance and the free slots, and at nothing else: the same
+arguments and seed give the same decisions. So a run can be replayed, simulated and resumed.
+What a decision may cost is not its business: the run loop quotes and holds.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, Protocol
+
+from frugalbo.budget.ledger import Balance
+from frugalbo.slot import Slot
+from frugalbo.space import Params
+from frugalbo.study import Study
+
+
+@dataclass(frozen=True, slots=True)
+class Start:
+    """Start a new trial, planned for `planned` steps, and run it up to `until`."""
+
+    slot: Slot
+    params: Params
+    until: int
+    planned: int
+    why: Mapping[str, Any] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True)
+class Resume:
+    """Let a paused trial go on from its checkpoint up to `until`."""
+
+    slot: Slot
+    trial: int
+    until: int
+
+
+@dataclass(frozen=True, slots=True)
+class Stop:
+    """Give up a running trial."""
+
+    trial: int
+
+
+Decision = Start | Resume | Stop
+
+
+class Scheduler(Protocol):
+    """Decides what to do with free slots."""
+
+    def decide(self, study: Study, balance: Balance, slots: Sequence[Slot]) -> Sequence[Decision]:
+        """The decisions for now, most urgent first; at most one `Start` or `Resume` a slot.
+
+        Returns nothing when there is nothing worth doing; the run ends when nothing runs either.
+        """
+        ...

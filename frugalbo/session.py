@@ -1,0 +1,188 @@
+"""A study that is open for writing: the fold, its journal, its clock and its proposer.
+
+`OpenStudy` is what `fb.open_study` gives to users who own the loop (`ask` / `tell`), and what the
+run loop itself writes through. Every event is durable before it counts.
+"""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Callable, Mapping
+from typing import TYPE_CHECKING, Any, Self
+
+from frugalbo.budget.amounts import Budget, Cost, parse_amount
+from frugalbo.budget.ledger import Balance, Ledger
+from frugalbo.errors import BudgetError, StudyError
+from frugalbo.problem import Problem
+from frugalbo.propose.base import Proposer
+from frugalbo.study import Ended, Event, Failure, Outcome, Reported, Started, Status, Study, Trial
+
+if TYPE_CHECKING:
+    from frugalbo.store import Lease
+
+OWN_LOOP = "own loop"
+
+
+class OpenStudy(Study):
+    """A study with a journal behind it.
+
+    Args:
+        lease: The right to write to a stored run; None keeps the study in memory.
+        proposer: Where `ask` gets its configurations from.
+        wall_before: Seconds that earlier sessions of the run lived.
+    """
+
+    ledger: Ledger
+
+    def __init__(
+        self,
+        problem: Problem,
+        budget: Budget,
+        *,
+        lease: Lease | None = None,
+        proposer: Proposer | None = None,
+        wall_before: float = 0.0,
+        clock: Callable[[], float] = time.time,
+    ) -> None:
+        super().__init__(problem, Ledger(budget))
+        self.proposer = proposer
+        self._lease = lease
+        self._clock = clock
+        self._wall_before = wall_before
+        self._opened = clock()
+        self._on_close: list[Callable[[], None]] = []
+
+    def record(self, *events: Event) -> None:
+        """Write events down, then count them.
+
+        Raises:
+            BudgetError: If a hold does not fit; nothing was written.
+            StorageError: If they could not be written; nothing was counted.
+        """
+        for event in events:
+            if isinstance(event, Started) and (lacking := self.balance().lacks(event.held)):
+                raise BudgetError(f"trial {event.trial} needs more {lacking.replace('_', ' ')} than is free")
+        if self._lease and events:
+            self._lease.append(*events)
+        for event in events:
+            self.apply(event)
+
+    def use_clock(self, clock: Callable[[], float]) -> None:
+        """Take the time from `clock` from now on, such as an executor's virtual one."""
+        self._wall_before += self._clock() - self._opened
+        self._clock, self._opened = clock, clock()
+
+    def renew(self) -> None:
+        """Say that this controller is alive.
+
+        Raises:
+            LeaseError: If another controller has taken the run over.
+        """
+        if self._lease:
+            self._lease.renew()
+
+    def balance(self) -> Balance:
+        """The accounts as of now."""
+        self.ledger.pass_time(self._wall_before + max(0.0, self._clock() - self._opened))
+        return self.ledger.balance()
+
+    def ask(self, *, hold: str | float | Cost | None = None) -> Trial:
+        """The next configuration to try; it is pending until you `tell` of it.
+
+        Args:
+            hold: What to set aside for it, such as `"30s"`; by default nothing but one
+                evaluation, so that only what you tell of is charged.
+
+        Raises:
+            BudgetError: If that is no longer free: the budget is spent.
+            StudyError: If the space has no untried configuration left.
+        """
+        if self.proposer is None:
+            raise StudyError("this study was opened without a proposer, so it cannot be asked")
+        held = _cost(hold, evaluations=1.0)
+        balance = self.balance()
+        spent = [name for name, account in balance.limited.items() if account.free <= 0]
+        if lacking := balance.lacks(held) or (spent and spent[0]):
+            raise BudgetError(f"the budget has no {str(lacking).replace('_', ' ')} left for another trial")
+        suggestions = self.proposer.propose(self, 1)
+        if not suggestions:
+            raise StudyError("every configuration of the space has been tried")
+        number, steps = len(self.trials), self.problem.steps
+        suggestion = suggestions[0]
+        self.record(
+            Started(
+                number, 0, suggestion.params, 0, steps, steps, held, OWN_LOOP, self._clock(), suggestion.why
+            )  # fmt: skip
+        )
+        return self.trials[number]
+
+    def tell(
+        self,
+        trial: Trial | int,
+        value: float | Mapping[str, float] | None = None,
+        *,
+        cost: str | float | Cost | None = None,
+        failed: str | None = None,
+    ) -> None:
+        """Say what came out of a trial.
+
+        Args:
+            value: The objective, or a mapping of metrics that has it.
+            cost: What it cost: text such as `"12s"`, or a number of device-seconds.
+            failed: If it failed, why, in a sentence; a value that is not finite is a failure too.
+
+        Raises:
+            StudyError: If the trial is not pending, or there is neither a value nor a failure.
+        """
+        number = trial if isinstance(trial, int) else trial.number
+        known = self.trials.get(number)
+        if known is None or known.status != Status.RUNNING:
+            state = "was never asked for" if known is None else f"is already {known.status}"
+            raise StudyError(f"trial {number} {state}, so nothing can be told of it")
+        metric = self.problem.objective.metric
+        metrics = dict(value) if isinstance(value, Mapping) else {} if value is None else {metric: value}
+        if failed is None and metric not in metrics:
+            raise StudyError(f"trial {number}: expected a value of {metric!r} or failed='the reason', got {value!r}")
+        for name, number_ in metrics.items():
+            if isinstance(number_, (str, bytes)) or not hasattr(number_, "__float__"):
+                raise StudyError(f"trial {number}: expected a number for {name!r}, got {number_!r}")
+        metrics = {name: float(v) for name, v in metrics.items()}
+        used = _cost(cost, evaluations=1.0)
+        segment, now, failure = len(known.starts) - 1, self._clock(), None
+        if failed is not None:
+            failure = Failure.ERROR
+        elif not math.isfinite(metrics[metric]):
+            failure, failed = Failure.DIVERGED, f"{metric} is {metrics[metric]}"
+        outcome = Outcome.FAILED if failure else Outcome.COMPLETED
+        events: list[Event] = [Reported(number, segment, known.planned, metrics, now)] if metrics else []
+        events.append(Ended(number, segment, outcome, used, now, 0, failure, failed or ""))
+        self.record(*events)
+
+    def on_close(self, call: Callable[[], None]) -> None:
+        """Have `call` called by `close`."""
+        self._on_close.append(call)
+
+    def close(self) -> None:
+        """Let another controller write to the run."""
+        self._lease = None
+        while self._on_close:
+            self._on_close.pop()()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *exc: object) -> None:
+        self.close()
+
+
+def _cost(amount: str | float | Cost | None, *, evaluations: float) -> Cost:
+    if isinstance(amount, Cost):
+        return amount
+    fields: dict[str, Any] = {"evaluations": evaluations}
+    if isinstance(amount, str):
+        resource, number = parse_amount(amount)
+        fields[resource] = number
+    elif amount is not None:
+        fields["device_seconds"] = float(amount)
+    return Cost(**fields)

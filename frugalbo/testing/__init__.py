@@ -1,0 +1,1 @@
+"""Conformance suites for the contracts of frugalbo: subclass one to test your own implementation."""

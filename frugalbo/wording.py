@@ -1,0 +1,172 @@
+"""Amounts, values and findings in words, alike in the terminal, in pictures and on the page."""
+
+from __future__ import annotations
+
+import math
+from typing import Final
+
+from frugalbo.budget.amounts import Resource
+from frugalbo.findings import (
+    accounts,
+    against_defaults,
+    gantt,
+    longest_pause,
+    main_resource,
+    time_in_use,
+    utilisation,
+)
+from frugalbo.importance import Importance
+from frugalbo.study import Study
+
+# From how many seconds on a unit reads well, its size, its name.
+_TIMES: Final = (
+    (3 * 86400.0, 86400.0, "days"),
+    (3 * 3600.0, 3600.0, "hours"),
+    (300.0, 60.0, "minutes"),
+    (0.0, 1.0, "seconds"),
+)
+_SHORT: Final = {"days": "d", "hours": "h", "minutes": "min", "seconds": "s"}
+_BYTES: Final = ((2.0**40, "TiB"), (2.0**30, "GiB"), (2.0**20, "MiB"), (2.0**10, "KiB"), (1.0, "B"))
+_WEAK_R2: Final = 0.25  # below it, the bars of an importance are mostly noise
+
+
+def unit(resource: Resource, largest: float) -> tuple[float, str]:
+    """`(size, name)` of a unit in which `largest` reads well, such as `(60.0, "device-minutes")`."""
+    if resource == "dollars":
+        return 1.0, "US dollars"
+    if resource == "evaluations":
+        return 1.0, "evaluations"
+    if resource == "memory_bytes":
+        return next(((size, name) for size, name in _BYTES if largest >= size), _BYTES[-1])
+    size, name = next((size, name) for start, size, name in _TIMES if largest >= start)
+    return size, f"{resource.partition('_')[0]}-{name}"
+
+
+def short_unit(resource: Resource, largest: float) -> str:
+    """The unit of `unit` in a few letters."""
+    name = unit(resource, largest)[1]
+    return {"US dollars": "USD", "evaluations": "trials"}.get(name) or _SHORT.get(name.rpartition("-")[2], name)
+
+
+def number(value: float | None, digits: int = 4) -> str:
+    """A number to some significant digits; a dash if there is none."""
+    if value is None:
+        return "–"
+    if not math.isfinite(value):
+        return str(value)
+    if value and not 1e-4 <= abs(value) < 1e6:
+        mantissa, exponent = f"{value:.{digits - 1}e}".split("e")
+        return f"{mantissa.rstrip('0').rstrip('.') if '.' in mantissa else mantissa}e{int(exponent)}"
+    text = f"{value:.{max(0, digits - 1 - (math.floor(math.log10(abs(value))) if value else 0))}f}"
+    return text.rstrip("0").rstrip(".") if "." in text else text
+
+
+def setting(value: object) -> str:
+    """A parameter's value; a dash where it is inactive."""
+    if value is None:
+        return "–"
+    return number(value) if isinstance(value, float) else str(value)
+
+
+def amount(resource: Resource, value: float, largest: float | None = None) -> str:
+    """An amount with its unit; `largest` keeps several amounts in one unit."""
+    size, _ = unit(resource, value if largest is None else largest)
+    if resource == "dollars":
+        return f"${value:,.2f}"
+    digits = 1 if value / size >= 10 and not float(value / size).is_integer() else 2
+    text = f"{value / size:,.{digits}f}"
+    text = text.rstrip("0").rstrip(".") if "." in text else text
+    return f"{text} {short_unit(resource, value if largest is None else largest)}"
+
+
+def share(part: float, whole: float) -> str:
+    """A percentage; a dash of nothing."""
+    if not whole:
+        return "–"
+    percent = 100.0 * part / whole
+    return f"{percent:.0f} %" if abs(percent) >= 10 else f"{percent:.1f} %"
+
+
+def count(n: int, what: str) -> str:
+    """`1 trial`, `2 trials`."""
+    return f"{n} {what}" if n == 1 else f"{n} {what}s"
+
+
+def spent_of_budget(study: Study) -> str:
+    """What was spent of the main resource: `96 of 120 device-seconds`."""
+    resource = main_resource(study)
+    account = accounts(study, resource)
+    largest = account.total or account.spent
+    size, name = unit(resource, largest)
+    if resource == "dollars":
+        return f"${account.spent:,.2f}" + (f" of ${account.total:,.2f}" if account.total else "")
+    spent = number(account.spent / size, 3)
+    return f"{spent} of {number(account.total / size, 3)} {name}" if account.total else f"{spent} {name}"
+
+
+def headline(study: Study) -> str:
+    """The finding in one sentence: the best value, what it cost, and what the defaults give."""
+    metric, best = study.problem.objective.metric, study.best()
+    spent = spent_of_budget(study)
+    if best is None:
+        return f"No result after {spent}" if study.trials else "Nothing has run yet"
+    against = against_defaults(study)
+    end = ""
+    if against is not None and against.default is best:
+        end = "; nothing beat the defaults"
+    elif against is not None and against.default_value is not None:
+        end = f"; defaults {number(against.default_value)}"
+    elif against is not None:
+        end = "; no result of the defaults"
+    return f"Best {metric} {number(study.value(best))} after {spent}{end}"
+
+
+def gain(study: Study) -> str:
+    """The best against the defaults in words."""
+    against = against_defaults(study)
+    if against is None:
+        return "this problem has no defaults to compare with"
+    if against.default is None:
+        return "the defaults have not been tried"
+    if against.default_value is None:
+        why = against.default.failure or against.default.status
+        return f"the defaults (trial {against.default.number}) have no result: {why}"
+    if against.best is against.default or not against.gain:
+        return f"nothing beat the defaults, {number(against.default_value)}"
+    direction = "lower" if study.problem.objective.sign > 0 else "higher"
+    relative = f" ({100 * against.relative:.3g} %)" if against.relative is not None else ""
+    return f"{number(against.gain, 3)}{relative} {direction} than the defaults, {number(against.default_value)}"
+
+
+def is_weak(found: Importance) -> bool:
+    """Whether the model explains so little that its shares are a guess."""
+    return found.r2 is not None and found.r2 < _WEAK_R2
+
+
+def importance_verdict(found: Importance) -> str:
+    """How far an importance can be trusted, in a sentence."""
+    if found.reason:
+        return found.reason[0].upper() + found.reason[1:]
+    assert found.r2 is not None
+    top = found.ranked()[0]
+    percent = max(0, math.floor(100 * found.r2))
+    if is_weak(found):
+        return (
+            f"The model explains only {percent} % of the variance of {found.trials} results: these shares are a guess"
+        )
+    return f"{top[0]} takes part in {share(top[2], 1)} of the variance; the model explains {percent} % of it"
+
+
+def utilisation_text(study: Study) -> str | None:
+    """How busy the slots were, in a sentence; None before any segment has ended."""
+    busy, pause = utilisation(study, without_pauses=True), longest_pause(study)
+    if busy is None:
+        return None
+    rows = gantt(study)
+    slots = count(len({row.slot for row in rows}), "slot")
+    ran = time_in_use(rows)
+    text = f"{slots} busy {share(busy, 1)} of {amount('wall_seconds', ran)}"
+    whole = utilisation(study)
+    if pause <= 0.01 * ran or whole is None:
+        return text
+    return f"{text} in which anything ran ({share(whole, 1)} with pauses, the longest {amount('wall_seconds', pause)})"

@@ -1,0 +1,31 @@
+"""A controller to be killed: submits the segments that it is told to, says so, and waits."""
+
+import sys
+from pathlib import Path
+
+from frugalbo.executors.base import Segment
+from frugalbo.executors.local import LocalExecutor
+from frugalbo.problem import Fidelity, Minimize, Problem
+from frugalbo.slot import Slot
+from frugalbo.space import Float, Space
+
+if __name__ == "__main__":
+    job, folder, count = sys.argv[1], Path(sys.argv[2]), int(sys.argv[3])
+    problem = Problem(
+        name="killed",
+        space=Space({"x": Float(0.0, 1.0)}),
+        job=f"local_jobs.py:{job}",
+        objective=Minimize("loss"),
+        fidelity=Fidelity("steps", 1, 1000),
+        root=str(Path(__file__).parent),
+    )
+    slots = [Slot(f"cpu:{i}", "cpu", i) for i in range(count)]
+    with LocalExecutor(problem, slots, preload=(), grace_s=1.0) as executor:
+        print("warm", flush=True)
+        for trial in range(count):
+            executor.submit(
+                Segment(trial, 0, {"x": 1.0}, 7, 0, 1000, 1000, slots[trial], 60.0, None, folder / f"trial-{trial}")
+            )
+        print("submitted", flush=True)
+        while True:
+            executor.wait(0.1)

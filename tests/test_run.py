@@ -1,0 +1,284 @@
+"""The loop, on the simulated executor: money, crashes, resumption."""
+
+import itertools
+import math
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from frugalbo.budget.amounts import Budget
+from frugalbo.budget.cost import CostPrediction, LearnedCost
+from frugalbo.executors.simulated import Curve, SimulatedExecutor
+from frugalbo.problem import Fidelity, Minimize, Problem
+from frugalbo.propose import make_proposer
+from frugalbo.run import RunLoop
+from frugalbo.scheduler.fixed import FixedScheduler
+from frugalbo.session import OpenStudy
+from frugalbo.slot import Slot
+from frugalbo.space import Float, Int, Space
+from frugalbo.store import Store
+from frugalbo.study import Ended, Failure, Outcome, Status
+
+STEPS = 7
+PROBLEM = Problem(
+    name="ridge",
+    space=Space({"x": Float(0, 1), "width": Int(1, 13, log=True)}),
+    job="nowhere:main",
+    objective=Minimize("loss"),
+    fidelity=Fidelity("steps", 1, STEPS),
+    defaults={"x": 0.9, "width": 3},
+)
+
+
+def curve(params, planned, seed):
+    """Costs 1 to 13 seconds, in proportion to the width."""
+    steps = range(1, planned + 1)
+    losses = [(params["x"] - 0.3) ** 2 + 1 / params["width"] + 1 / step for step in steps]
+    return Curve(steps, [params["width"] * step / planned for step in steps], [{"loss": loss} for loss in losses])
+
+
+def slots(n):
+    return [Slot(f"cpu:{i}", "cpu", i) for i in range(n)]
+
+
+@dataclass
+class WrongCost:
+    """Says `factor` times the truth, or nothing."""
+
+    factor: float | None
+
+    def predict(self, study, params, start, until):
+        if self.factor is None:
+            return None
+        seconds = self.factor * params["width"] * (until - start) / STEPS
+        return CostPrediction(seconds, 1.5 * seconds, 1)
+
+
+def loop_over(study, *, n_slots=2, simulate=curve, cost_model=None, seed=0, now=0.0, start_up_s=0.0, problem=PROBLEM):
+    return RunLoop(
+        study=study,
+        scheduler=FixedScheduler(make_proposer("sobol", problem, seed=seed)),
+        executor=SimulatedExecutor(problem, slots(n_slots), simulate, now=now, start_up_s=start_up_s),
+        cost_model=cost_model or LearnedCost(),
+        folder=Path("unused"),
+        seed=seed,
+    )
+
+
+@settings(deadline=None, max_examples=60)
+@given(
+    budget=st.floats(0.5, 150),
+    n_slots=st.integers(1, 5),
+    factor=st.sampled_from([None, 0.1, 0.3, 1.0, 3.0, 10.0]),
+    start_up_s=st.sampled_from([0.0, 0.7]),
+)
+def test_a_run_never_overspends_whatever_the_cost_model_says(budget, n_slots, factor, start_up_s):
+    study = OpenStudy(PROBLEM, Budget(device_seconds=budget))
+    loop_over(study, n_slots=n_slots, cost_model=WrongCost(factor), start_up_s=start_up_s).run()
+    account = study.balance()["device_seconds"]
+    assert account.held == 0
+    assert account.spent <= budget * (1 + 1e-9)
+    assert account.spent == pytest.approx(sum(t.used("device_seconds") for t in study.trials.values()))
+
+
+@pytest.mark.parametrize(
+    ("budget", "resource", "most"),
+    [
+        (Budget(evaluations=11), "evaluations", 11),
+        (Budget(dollars=0.5), "dollars", 0.5),
+        (Budget(wall_seconds=40), "wall_seconds", 40),
+    ],
+)
+def test_every_resource_ends_a_run(budget, resource, most):
+    study = OpenStudy(PROBLEM, budget)
+    loop = loop_over(study)
+    loop.executor.slots = tuple(Slot(s.name, s.kind, s.index, dollars_per_hour=36.0) for s in loop.executor.slots)
+    reason = loop.run()
+    assert resource.split("_")[0] in reason
+    assert 0.6 * most <= study.balance()[resource].spent <= most * (1 + 1e-9)
+
+
+def test_memory_is_shared_out_evenly_and_returned():
+    study = OpenStudy(PROBLEM, Budget(evaluations=3, memory_bytes=3e9))
+    loop_over(study, n_slots=3).run()
+    held = {start.held.memory_bytes for trial in study.trials.values() for start in trial.starts}
+    assert held == {1e9}
+    assert study.balance()["memory_bytes"].held == study.balance()["memory_bytes"].spent == 0
+
+
+def test_the_first_trial_is_the_defaults_and_the_best_is_no_worse():
+    study = OpenStudy(PROBLEM, Budget(device_seconds=100))
+    loop_over(study).run()
+    assert study.trials[0].params == PROBLEM.defaults
+    assert study.value(study.best()) <= study.value(study.trials[0])
+
+
+def test_the_same_arguments_give_the_same_events():
+    def events():
+        seen = []
+        study = OpenStudy(PROBLEM, Budget(device_seconds=60))
+        loop = loop_over(study)
+        loop.observe = lambda study, balance, fresh: seen.extend(fresh)
+        loop.run()
+        return seen
+
+    first = events()
+    assert len(first) > 20
+    assert first == events()
+
+
+def test_a_job_that_always_raises_ends_the_run_after_five_trials():
+    def broken(params, planned, seed):
+        return Curve([], [], [], failure=Failure.ERROR)
+
+    study = OpenStudy(PROBLEM, Budget(device_seconds=1e6))
+    reason = loop_over(study, n_slots=1, simulate=broken, start_up_s=1.0).run()
+    assert "last 5 trials all failed" in reason
+    assert study.balance()["device_seconds"].spent == 5.0
+
+
+def test_diverging_trials_are_given_more_patience_and_successes_too():
+    def mostly_diverging(params, planned, seed):
+        good = params == PROBLEM.defaults
+        return Curve([STEPS], [1.0], [{"loss": 1.0 if good else math.nan}])
+
+    study = OpenStudy(PROBLEM, Budget(device_seconds=1e6))
+    reason = loop_over(study, n_slots=1, simulate=mostly_diverging).run()
+    assert "last 10 trials all failed" in reason
+    assert len(study.trials) == 11
+
+
+def test_a_budget_smaller_than_any_trial_says_so():
+    study = OpenStudy(PROBLEM, Budget(device_seconds=2.0))
+    reason = loop_over(study, n_slots=1).run()
+    assert study.best() is None
+    assert study.trials[0].failure == Failure.TIMEOUT
+    assert "budget of device seconds is spent" in reason
+
+
+def test_an_exhausted_space_ends_the_run():
+    problem = Problem("few", Space({"n": Int(1, 3)}), "nowhere:main", Minimize("loss"))
+
+    def simulate(params, planned, seed):
+        return Curve([1], [1.0], [{"loss": params["n"]}])
+
+    study = OpenStudy(problem, Budget(device_seconds=100))
+    reason = loop_over(study, simulate=simulate, problem=problem).run()
+    assert len(study.trials) == 3
+    assert "nothing more to try" in reason
+
+
+def test_an_interrupt_pauses_what_runs_and_a_second_loop_goes_on_with_it():
+    study = OpenStudy(PROBLEM, Budget(device_seconds=60))
+    loop = loop_over(study)
+    ticks = itertools.count()
+
+    def interrupt(study, balance, events):
+        if next(ticks) == 9:
+            raise KeyboardInterrupt
+
+    loop.observe = interrupt
+    assert loop.run() == "interrupted by the user"
+    paused = study.with_status(Status.PAUSED)
+    assert paused
+    assert not study.with_status(Status.RUNNING)
+    assert study.balance()["device_seconds"].held == 0
+    checkpoints = {trial.number: trial.checkpoint for trial in paused}
+    loop_over(study, now=100.0).run()
+    for trial in paused:
+        assert trial.status == Status.COMPLETED
+        assert trial.starts[1].start == checkpoints[trial.number]
+
+
+class Killed(BaseException):
+    """The controller is gone between two instructions."""
+
+
+class MortalLease:
+    """Dies at its `deaths`-th write: before it, or just after it was durable."""
+
+    def __init__(self, lease, at, after):
+        self._lease, self._left, self._after = lease, at, after
+
+    def append(self, *events):
+        self._left -= 1
+        if self._left == 0 and not self._after:
+            raise Killed
+        self._lease.append(*events)
+        if self._left == 0:
+            raise Killed
+
+    def renew(self):
+        self._lease.renew()
+
+    def release(self):
+        self._lease.release()
+
+
+@settings(deadline=None, max_examples=10)
+@given(
+    deaths=st.lists(st.tuples(st.integers(1, 25), st.booleans()), min_size=1, max_size=8),
+    n_slots=st.integers(1, 3),
+    seed=st.integers(0, 3),
+)
+def test_killed_at_any_write_nothing_is_lost_counted_twice_or_overspent(tmp_path_factory, deaths, n_slots, seed):
+    path = tmp_path_factory.mktemp("runs") / "runs.db"
+    budget = Budget(device_seconds=60.0)
+    with Store(path) as store:
+        run_id = store.create_run({"problem": PROBLEM.to_json()})
+        now, seen = 0.0, []
+        for at, after in [*deaths, (10**9, False)]:
+            with store.lease(run_id) as lease:
+                study = OpenStudy(PROBLEM, budget, lease=MortalLease(lease, at, after))
+                events = [event for _, event in store.read(run_id)]
+                assert events[: len(seen)] == seen  # what was durable stays, in order
+                study.replay(events)
+                loop = loop_over(study, n_slots=n_slots, seed=seed, now=now)
+                try:
+                    loop.run()
+                except Killed:
+                    pass
+                now = loop.executor.now() + 1.0
+                seen = [event for _, event in store.read(run_id)]
+    ends = [event for event in seen if isinstance(event, Ended)]
+    account = study.balance()["device_seconds"]
+    assert not study.with_status(Status.RUNNING)
+    assert account.held == 0
+    assert account.spent == pytest.approx(sum(end.used.device_seconds for end in ends))
+    # A crash may charge a segment that was cut off for the second until somebody looked, at most.
+    assert account.spent <= budget.device_seconds * (1 + 1e-9)
+    assert len({(end.trial, end.segment) for end in ends}) == len(ends)
+    completed = [end.trial for end in ends if end.outcome == Outcome.COMPLETED]
+    assert len(set(completed)) == len(completed)
+    # The decisions are those of an uninterrupted run, until the money gets short.
+    fresh = make_proposer("sobol", PROBLEM, seed=seed).propose(OpenStudy(PROBLEM, budget), 5)
+    assert [trial.params for trial in study.trials.values()][:5] == [suggestion.params for suggestion in fresh]
+
+
+def test_a_journal_that_cannot_be_written_ends_the_run_and_loses_nothing(tmp_path):
+    from frugalbo.errors import StorageError
+
+    class FullDisk(MortalLease):
+        def append(self, *events):
+            self._left -= 1
+            if self._left <= 0:
+                raise StorageError("the disk is full")
+            self._lease.append(*events)
+
+    with Store(tmp_path / "runs.db") as store:
+        run_id = store.create_run({"problem": PROBLEM.to_json()})
+        with store.lease(run_id) as lease:
+            study = OpenStudy(PROBLEM, Budget(device_seconds=60), lease=FullDisk(lease, 9, False))
+            loop = loop_over(study)
+            with pytest.raises(StorageError, match="disk is full"):
+                loop.run()
+        with store.lease(run_id) as lease:
+            study = OpenStudy(PROBLEM, Budget(device_seconds=60), lease=lease)
+            study.replay(event for _, event in store.read(run_id))
+            done = {t.number for t in study.with_status(Status.COMPLETED)}
+            loop_over(study, now=loop.executor.now() + 1).run()
+            assert done <= {t.number for t in study.with_status(Status.COMPLETED)}
+            assert len(study.with_status(Status.COMPLETED)) > 5
