@@ -29,7 +29,7 @@ import psutil
 from frugalbo.store import Store
 from frugalbo.study import Ended, Event, Outcome, Reported, Started
 
-JOB = '''\
+JOB = """\
 import time
 
 import frugalbo as fb
@@ -53,7 +53,7 @@ problem = fb.Problem(
     objective=fb.Minimize("loss"),
     fidelity=fb.Fidelity("steps", 1, STEPS),
 )
-'''
+"""
 # A second in which a job may save, one for the supervisor's last words, and a loaded machine.
 PATIENCE_S = 5.0
 
@@ -138,8 +138,11 @@ def _start(folder: Path, budget_s: float, *, first: bool) -> subprocess.Popen[by
     with log:
         return subprocess.Popen(
             [*frugalbo, *words, "--storage", str(folder / "runs.db"), "--no-report"],
-            stdin=subprocess.DEVNULL, stdout=log, stderr=log, cwd=folder,
-        )  # fmt: skip
+            stdin=subprocess.DEVNULL,
+            stdout=log,
+            stderr=log,
+            cwd=folder,
+        )
 
 
 def _kill(controller: subprocess.Popen[bytes], victim: str, tally: Tally) -> None:

@@ -2,6 +2,7 @@
 
     python benchmarks/tiny_llama_reference.py --jobs 2     # run what is not recorded yet
     python benchmarks/tiny_llama_reference.py --table      # write the README's tables and reference.json
+    python benchmarks/tiny_llama_reference.py --verify     # has a change of code moved the defaults?
 
 Each run is one process-wide thread on the CPU and one appended JSON line in
 `benchmarks/results/tiny_llama_reference.jsonl`; a run that is there is not repeated. All cells of a
@@ -36,20 +37,20 @@ RESULTS = ROOT / "benchmarks" / "results" / "tiny_llama_reference.jsonl"
 
 STEPS = 512
 SEEDS = (0, 1, 2)
-METHOD_RATES = (5e-4, 1e-3, 2e-3, 4e-3, 8e-3, 1.6e-2, 3.2e-2)
+# How much slower the linear weights learn than embedding, head and norms, and the rates tried for each.
+SCALED_RATES = {1.0: (5e-4, 1e-3, 2e-3, 4e-3, 8e-3, 1.6e-2, 3.2e-2), 0.25: (4e-3, 8e-3, 1.6e-2, 3.2e-2, 6.4e-2)}
 METHODS: dict[str, dict[str, Any]] = {
     "AdamW": {"optimizer": "adamw"},
     "FRUGAL, density 1": {"density": 1.0},
     "FRUGAL, density 0.25": {"density": 0.25},
     "FRUGAL, density 0": {"density": 0.0},
-    "GaLore-style: SVD, density 0.25, no state-free update, no reset, scale 0.25": {
+    "GaLore-style, density 0.25": {
         "density": 0.25,
         "projection": "svd",
         "state_free": "none",
         "reset_state": False,
-        "projectable_lr_scale": 0.25,
     },
-    "BAdam-like: blockwise, density 0.25, no state-free update": {"density": 0.25, "state_free": "none"},
+    "BAdam-like, density 0.25": {"density": 0.25, "state_free": "none"},
 }
 SCHEDULE_RATES = (1e-3, 2e-3, 4e-3, 8e-3)
 SCHEDULES: dict[str, dict[str, Any]] = {
@@ -103,7 +104,9 @@ def cells() -> Iterator[Cell]:
     """All runs, the most telling first."""
     for seed in SEEDS:
         for method in METHODS.values():
-            yield from (cell({**method, "lr": lr}, STEPS, seed) for lr in METHOD_RATES)
+            for scale, rates in SCALED_RATES.items():
+                scaled = {**method, "projectable_lr_scale": scale}
+                yield from (cell({**scaled, "lr": lr}, STEPS, seed) for lr in rates)
     for seed in SEEDS:
         for knob, values in KNOBS.items():
             yield from (cell({knob: value, "lr": CENTRES[0]}, STEPS, seed) for value in values)
@@ -205,28 +208,33 @@ def best_rate(done: dict[str, Cell], settings: Cell, rates: Sequence[float], ste
 
 
 def method_table(done: dict[str, Cell]) -> str:
-    """Optimizers at equal steps."""
-    lines = [
-        "| optimizer | at 1e-3 | at its best | best rate | state bytes |",
-        "|---|---|---|---|---|",
-    ]
+    """Optimizers at equal steps, each at its best rate, for both scales."""
+    heads = ["optimizer", "lr 1e-3, scale 1"]
+    heads += [head for scale in SCALED_RATES for head in (f"best, scale {scale:g}", "lr")]
+    lines = ["| " + " | ".join([*heads, "state bytes"]) + " |", "|---" * (len(heads) + 1) + "|"]
     for name, method in METHODS.items():
-        lr = best_rate(done, method, METHOD_RATES)
-        state = max(done[key(cell({**method, "lr": lr}, STEPS, seed))]["state_bytes"] for seed in SEEDS)
-        at_default, at_best = (shown(losses(done, {**method, "lr": rate})) for rate in (1e-3, lr))
-        lines.append(f"| {name} | {at_default} | {at_best} | {_rate(lr, METHOD_RATES)} | {int(state):,} |")
+        row = [name, shown(losses(done, {**method, "lr": 1e-3}))]
+        for scale, rates in SCALED_RATES.items():
+            scaled = {**method, "projectable_lr_scale": scale}
+            lr = best_rate(done, scaled, rates)
+            row += [shown(losses(done, {**scaled, "lr": lr})), _rate(lr, rates)]
+        state = max(done[key(cell({**method, "lr": 1e-3}, STEPS, seed))]["state_bytes"] for seed in SEEDS)
+        lines.append("| " + " | ".join([*row, f"{int(state):,}"]) + " |")
     return "\n".join(lines)
 
 
 def method_rate_table(done: dict[str, Cell]) -> str:
-    """Optimizers at every learning rate of the grid, means only."""
+    """Optimizers at every learning rate of the grids, means only."""
+    rates = sorted({lr for grid in SCALED_RATES.values() for lr in grid})
     lines = [
-        "| optimizer | " + " | ".join(f"{lr:g}" for lr in METHOD_RATES) + " |",
-        "|---" * (len(METHOD_RATES) + 1) + "|",
+        "| optimizer | scale | " + " | ".join(f"{lr:g}" for lr in rates) + " |",
+        "|---" * (len(rates) + 2) + "|",
     ]
-    for name, method in METHODS.items():
-        means = (statistics.mean(losses(done, {**method, "lr": lr})) for lr in METHOD_RATES)
-        lines.append(f"| {name.split(':')[0]} | " + " | ".join(f"{mean:.3f}" for mean in means) + " |")
+    for scale, grid in SCALED_RATES.items():
+        for name, method in METHODS.items():
+            scaled = {**method, "projectable_lr_scale": scale}
+            row = (f"{statistics.mean(losses(done, {**scaled, 'lr': lr})):.3f}" if lr in grid else "" for lr in rates)
+            lines.append(f"| {name} | {scale:g} | " + " | ".join(row) + " |")
     return "\n".join(lines)
 
 
@@ -283,19 +291,17 @@ def write_tables() -> None:
 
 def reference_values(done: dict[str, Cell]) -> dict[str, Any]:
     """The measured values that a later run may be compared with, and where they come from."""
-    defaults = {"lr": 1e-3}
-    of_defaults = [done[key(cell(defaults, STEPS, seed))] for seed in SEEDS]
-    values = {"defaults": _summary(losses(done, defaults)) | {"lr": 1e-3}}
+    of_defaults = [done[key(cell({}, STEPS, seed))] for seed in SEEDS]
+    values: dict[str, dict[str, float]] = {"defaults": _summary(losses(done, {})) | {"lr": 1e-3}}
     for name, method in METHODS.items():
-        lr = best_rate(done, method, METHOD_RATES)
-        values[name] = _summary(losses(done, {**method, "lr": lr})) | {"lr": lr}
+        for scale, rates in SCALED_RATES.items():
+            scaled = {**method, "projectable_lr_scale": scale}
+            lr = best_rate(done, scaled, rates)
+            values[f"{name}, scale {scale:g}"] = _summary(losses(done, {**scaled, "lr": lr})) | {"lr": lr}
     return {
         "command": "python benchmarks/tiny_llama_reference.py --jobs 1 && "
         "python benchmarks/tiny_llama_reference.py --table",
-        "commit": of_defaults[0]["commit"],
-        "python": of_defaults[0]["python"],
-        "torch": of_defaults[0]["torch"],
-        "machine": of_defaults[0]["machine"],
+        **{name: of_defaults[0][name] for name in ("commit", "python", "torch", "machine")},
         "metric": "val_loss (nats per byte)",
         "size": "mini",
         "steps": STEPS,
@@ -303,6 +309,15 @@ def reference_values(done: dict[str, Cell]) -> dict[str, Any]:
         "cpu_s_per_trial": round(statistics.median(c["cpu_s"] for c in done.values() if c["steps"] == STEPS), 2),
         "values": values,
     }
+
+
+def verify() -> None:
+    """Run the defaults' recorded runs again, to see whether a change of code moved them."""
+    done = recorded()
+    for seed in SEEDS:
+        of = cell({}, STEPS, seed)
+        before, now = done[key(of)]["val_loss"], run(of)["val_loss"]
+        print(f"seed {seed}: {before!r} recorded, {now!r} now: {'equal' if before == now else 'moved'}")
 
 
 def _summary(values: Sequence[float]) -> dict[str, float]:
@@ -331,10 +346,13 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--jobs", type=int, default=1, help="processes at a time, one thread each")
     parser.add_argument("--table", action="store_true", help="write the tables from what is recorded, run nothing")
+    parser.add_argument("--verify", action="store_true", help="run the defaults again and compare with the record")
     asked = parser.parse_args()
     sys.path.insert(0, str(ROOT))
     if asked.table:
         write_tables()
+    elif asked.verify:
+        verify()
     else:
         run_missing(asked.jobs)
 

@@ -19,7 +19,7 @@ from frugalbo.budget.cost import LearnedCost
 from frugalbo.budget.ledger import Ledger
 from frugalbo.errors import BudgetError, ProblemError
 from frugalbo.executors.base import Executor
-from frugalbo.problem import IN_MEMORY, Problem, job_address, load_problem
+from frugalbo.problem import IN_MEMORY, Problem, load_problem
 from frugalbo.propose import make_proposer, preload
 from frugalbo.report import Report
 from frugalbo.run import Observer, RunLoop
@@ -111,6 +111,7 @@ def tune(
     amount = Budget.of(budget)
     if amount.dollars is not None and not dollars_per_hour and executor is None:
         raise BudgetError("a budget of money needs the price of a device: expected dollars_per_hour above 0, got 0")
+    executor = executor or _local_executor(problem, settings)  # refuses impossible devices before anything is written
     with ExitStack() as stack:
         handle = _new(stack, problem, amount, seed, settings, storage)
         return _run(handle, executor, observe)
@@ -129,12 +130,15 @@ def resume(
 
     Args:
         run: Its name; the newest by default.
+        storage: Where it is stored.
         problem: Needed if its job is a function that only lived in memory.
         budget: A new budget for the whole run, including what is already spent.
+        executor: As for `tune`.
+        observe: As for `tune`.
     """
     with ExitStack() as stack:
         handle = _stored(stack, run, storage, problem, budget)
-        return _run(handle, executor, observe)
+        return _run(handle, executor or _local_executor(handle.problem, handle.settings), observe)
 
 
 def open_study(
@@ -151,6 +155,9 @@ def open_study(
     Args:
         problem: What is tuned; None to go on with a stored run.
         budget: As for `tune`; needed with a problem.
+        seed: Of all choices that frugalbo makes.
+        method: As for `tune`.
+        storage: As for `tune`.
         run: The stored run to go on with; the newest by default.
 
     Raises:
@@ -227,7 +234,9 @@ def _stored(
                 f"the job of {record.id} was a function in memory: resume it from Python with problem=..., "
                 f"or put the job in a file"
             )
-    elif job_address(problem.job) != record.spec["problem"]["job"] or problem.space.to_json() != record.spec["problem"]["space"]:
+    elif any(
+        problem.to_json()[part] != record.spec["problem"][part] for part in ("job", "space", "objective", "fidelity")
+    ):
         raise ProblemError(f"the problem {problem.name!r} is not the one that {record.id} was started with")
     lease = stack.enter_context(store.lease(record.id))
     spec = record.spec if budget is None else {**record.spec, "budget": Budget.of(budget).to_json()}
@@ -255,7 +264,7 @@ def _open(handle: Handle) -> OpenStudy:
     proposer = make_proposer(handle.settings.method, handle.problem, seed=handle.seed)
     study = OpenStudy(
         handle.problem, handle.budget, lease=handle.lease, proposer=proposer, wall_before=handle.wall_before
-    )  # fmt: skip
+    )
     try:
         study.replay(handle.events)
     except BudgetError as error:
@@ -265,15 +274,16 @@ def _open(handle: Handle) -> OpenStudy:
     return study
 
 
-def _run(handle: Handle, executor: Executor | None, observe: Observer | None) -> Report:
+def _local_executor(problem: Problem, settings: Settings) -> Executor:
+    from frugalbo.executors.devices import local_slots
+    from frugalbo.executors.local import LocalExecutor
+
+    return LocalExecutor(problem, local_slots(settings.devices, dollars_per_hour=settings.dollars_per_hour))
+
+
+def _run(handle: Handle, executor: Executor, observe: Observer | None) -> Report:
     study = _open(handle)
     assert study.proposer is not None
-    if executor is None:
-        from frugalbo.executors.devices import local_slots
-        from frugalbo.executors.local import LocalExecutor
-
-        slots = local_slots(handle.settings.devices, dollars_per_hour=handle.settings.dollars_per_hour)
-        executor = LocalExecutor(handle.problem, slots)
     loop = RunLoop(
         study=study,
         scheduler=FixedScheduler(study.proposer),

@@ -170,7 +170,8 @@ def _status(args: argparse.Namespace) -> int:
         record = store.run(args.run)
         study = _study(store, record.id)
         if args.json:
-            print(json.dumps({"run": record.id, "running": bool(record.holder), **_report_of(store, record.id).to_json()}))
+            facts = _report_of(store, record.id).to_json()
+            print(json.dumps({"run": record.id, "running": bool(record.holder), **facts}))
             return 0
         from rich.console import Console
 
@@ -183,8 +184,14 @@ def _status(args: argparse.Namespace) -> int:
 
 def _list(store: Store, args: argparse.Namespace) -> int:
     rows = [
-        {"run": r.id, "created": _when(r.created_at), "running": bool(r.holder), "events": r.events, "budget": r.spec["budget"]}
-        for r in store.runs()
+        {
+            "run": run.id,
+            "created": _when(run.created_at),
+            "running": bool(run.holder),
+            "events": run.events,
+            "budget": run.spec["budget"],
+        }
+        for run in store.runs()
     ]
     if args.json:
         print(json.dumps(rows))

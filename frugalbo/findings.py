@@ -233,8 +233,8 @@ def peak_held(study: Study, resource: Resource) -> float:
 
 def main_resource(study: Study) -> Resource:
     """The resource that pictures count in: the first limited one, or device-seconds."""
-    limits = study.ledger.budget.limits() if study.ledger else {}
-    limited = [name for name in SPENDABLE if name in limits]
+    limits: dict[Resource, float] = study.ledger.budget.limits() if study.ledger else {}
+    limited: list[Resource] = [name for name in SPENDABLE if name in limits]
     return limited[0] if limited else SPENDABLE[0]
 
 

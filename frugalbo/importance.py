@@ -156,7 +156,7 @@ class GaussianProcess:
         starts = [np.append(np.full(d, math.log(scale)), math.log(noise)) for scale, noise in _STARTS]
         bounds = [_SCALES] * d + [_NOISES]
         fits = [
-            minimize(self._loss, start, jac=True, method="L-BFGS-B", bounds=bounds, options={"maxiter": 60})
+            minimize(self.loss, start, jac=True, method="L-BFGS-B", bounds=bounds, options={"maxiter": 60})
             for start in starts
         ]
         self.theta: Array = min(fits, key=lambda fit: float(fit.fun)).x
@@ -185,7 +185,7 @@ class GaussianProcess:
     def _correlations(self, theta: Array, D: Array) -> Array:
         return np.exp(-0.5 * np.tensordot(np.exp(-2.0 * theta[:-1]), D, axes=1))
 
-    def _loss(self, theta: Array) -> tuple[float, Array]:
+    def loss(self, theta: Array) -> tuple[float, Array]:
         """Minus the log posterior of `theta` with the signal variance at its optimum, and its gradient."""
         n, d = self._U.shape
         R = self._correlations(theta, self._D)

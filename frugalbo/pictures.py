@@ -43,10 +43,10 @@ def svg(figure: Figure, name: str, description: str) -> str:
     """
     out = io.StringIO()
     with mpl.rc_context({"svg.fonttype": "none", "svg.hashsalt": name}):
-        metadata = {"Date": None, "Creator": None, "Format": None, "Type": None}
-        figure.savefig(out, format="svg", transparent=True, metadata=metadata)
+        figure.savefig(out, format="svg", transparent=True)
     text = out.getvalue()
     text = text[text.index("<svg") :]
+    # The metadata has a date, which would differ between two pictures of the same study.
     text = re.sub(r"<metadata>.*?</metadata>", "", text, flags=re.DOTALL)
     text = re.sub(r'(\sid="|url\(#|href="#)', rf"\g<1>{name}-", text)
     for colour, variable in _THEME.items():

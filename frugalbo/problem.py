@@ -8,6 +8,7 @@ from __future__ import annotations
 import importlib
 import importlib.util
 import inspect
+import re
 import shlex
 import sys
 import traceback
@@ -236,16 +237,16 @@ def command_problem(command: str | Sequence[str], **fields: Any) -> Problem:  # 
     return problem
 
 
+_KNOB = re.compile(r"\{([A-Za-z_]\w*)\}")
 RESERVED = ("seed", "start", "until", "planned", "threads", "checkpoint_dir")
 
 
 def fill_command(words: Sequence[str], values: Mapping[str, object]) -> list[str]:
-    """The words with `{name}` replaced by values; other braces stay as they are.
+    """The words with `{name}` replaced by values, but for those of `RESERVED`; braces around anything else stay.
 
     Raises:
-        ProblemError: If a name is neither a parameter nor one of `RESERVED`.
+        ProblemError: If a name is neither in `values` nor in `RESERVED`.
     """
-    import re
 
     def value(match: re.Match[str]) -> str:
         name = match[1]
@@ -255,7 +256,16 @@ def fill_command(words: Sequence[str], values: Mapping[str, object]) -> list[str
             return match[0]
         raise ProblemError(f"the command has {{{name}}}, which is no parameter; known are {', '.join(values)}")
 
-    return [re.sub(r"\{([A-Za-z_]\w*)\}", value, word) for word in words]
+    return [_KNOB.sub(value, word) for word in words]
+
+
+def active_words(words: Sequence[str], space: Space, params: Mapping[str, object]) -> list[str]:
+    """The words without those that name a parameter which is inactive in `params`.
+
+    So a conditional knob is passed as one word, `--momentum={momentum}`, which then comes and goes whole.
+    """
+    inactive = set(space.parameters) - set(params)
+    return [word for word in words if not inactive & set(_KNOB.findall(word))]
 
 
 def _load_module(path: str) -> tuple[ModuleType, Path]:

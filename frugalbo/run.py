@@ -18,7 +18,6 @@ from pathlib import Path
 from frugalbo.budget.amounts import Cost
 from frugalbo.budget.cost import CostModel
 from frugalbo.budget.ledger import Balance
-from frugalbo.errors import BudgetError
 from frugalbo.executors.base import Executor, Segment
 from frugalbo.scheduler.base import Resume, Scheduler, Start, Stop
 from frugalbo.session import OpenStudy
@@ -117,15 +116,22 @@ class RunLoop:
             return
         cap_s, held = quote
         now = self.executor.now()
-        self._record(
-            Started(trial, segment, params, start, decision.until, planned, held, slot.name, now, why)
-        )
+        self._record(Started(trial, segment, params, start, decision.until, planned, held, slot.name, now, why))
         memory = int(held.memory_bytes) or None
         self.executor.submit(
             Segment(
-                trial, segment, params, self.seed, start, decision.until, planned, slot, cap_s, memory,
+                trial,
+                segment,
+                params,
+                self.seed,
+                start,
+                decision.until,
+                planned,
+                slot,
+                cap_s,
+                memory,
                 trial_folder(self.folder, trial),
-            )  # fmt: skip
+            )
         )
 
     def _quote(

@@ -57,12 +57,13 @@ class OpenStudy(Study):
         """Write events down, then count them.
 
         Raises:
+            StudyError: If one cannot follow those before it; nothing was written.
             BudgetError: If a hold does not fit; nothing was written.
             StorageError: If they could not be written; nothing was counted.
         """
+        self.balance()  # time has passed, and a hold may depend on it
         for event in events:
-            if isinstance(event, Started) and (lacking := self.balance().lacks(event.held)):
-                raise BudgetError(f"trial {event.trial} needs more {lacking.replace('_', ' ')} than is free")
+            self.check(event)
         if self._lease and events:
             self._lease.append(*events)
         for event in events:
@@ -111,9 +112,7 @@ class OpenStudy(Study):
         number, steps = len(self.trials), self.problem.steps
         suggestion = suggestions[0]
         self.record(
-            Started(
-                number, 0, suggestion.params, 0, steps, steps, held, OWN_LOOP, self._clock(), suggestion.why
-            )  # fmt: skip
+            Started(number, 0, suggestion.params, 0, steps, steps, held, OWN_LOOP, self._clock(), suggestion.why)
         )
         return self.trials[number]
 
@@ -128,6 +127,7 @@ class OpenStudy(Study):
         """Say what came out of a trial.
 
         Args:
+            trial: The trial that `ask` gave, or its number.
             value: The objective, or a mapping of metrics that has it.
             cost: What it cost: text such as `"12s"`, or a number of device-seconds.
             failed: If it failed, why, in a sentence; a value that is not finite is a failure too.

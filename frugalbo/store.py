@@ -34,6 +34,7 @@ from frugalbo.errors import FrugalError, LeaseError, StorageError
 from frugalbo.study import Event, event_from_json, event_to_json
 
 SCHEMA_VERSION: Final = 1
+_CREATION: Final = 0x66727567616C  # any number that others are unlikely to lock
 _PAGE: Final = 1000  # events fetched at a time: no reader holds a transaction, or much memory, for long
 
 _TABLES = sa.MetaData()
@@ -254,6 +255,8 @@ class Store:
             with self._errors():
                 self._file.parent.mkdir(parents=True, exist_ok=True)
         with self._begin(write=create) as connection:
+            if create and not self._file:  # PostgreSQL lets several make the same table, and fails all but one
+                connection.execute(sa.select(sa.func.pg_advisory_xact_lock(_CREATION)))
             tables = sa.inspect(connection).get_table_names()
             if _SCHEMA.name in tables:
                 version = connection.scalar(sa.select(_SCHEMA.c.version)) or 0
@@ -327,8 +330,7 @@ class Lease:
             for number, event in enumerate(events, self.last + 1)
         ]
         if rows:
-            with self._store._begin(write=True) as connection:
-                self._touch(connection)
+            with self._writing() as connection:
                 connection.execute(_EVENTS.insert(), rows)
             self.last += len(rows)
 
@@ -339,8 +341,7 @@ class Lease:
             LeaseError: If the lease was lost; nothing was written.
         """
         body = _spec(spec)
-        with self._store._begin(write=True) as connection:
-            self._touch(connection)
+        with self._writing() as connection:
             connection.execute(_RUNS.update().where(_RUNS.c.number == self._run).values(spec=body))
 
     def renew(self) -> None:
@@ -350,22 +351,28 @@ class Lease:
             LeaseError: If the lease was lost.
         """
         if time.monotonic() - self._beat >= 1:
-            with self._store._begin(write=True) as connection:
-                self._touch(connection)
+            with self._writing():
+                pass
 
     def release(self) -> None:
         """Let the next controller in. Twice is the same as once; a lost lease, or a forked child's, is left alone."""
-        if os.getpid() == self._pid:
-            with suppress(LeaseError), self._store._begin(write=True) as connection:
-                self._touch(connection, released_at=time.time())
+        with suppress(LeaseError), self._writing(released_at=time.time()):
+            pass
 
-    def _touch(self, connection: sa.Connection, **values: float) -> None:
+    @contextmanager
+    def _writing(self, **values: float) -> Iterator[sa.Connection]:
+        """A transaction that holds the lease: it renews first, and fails if there is nothing to renew."""
         beat = time.monotonic()
-        mine = (_SESSIONS.c.number == self._session) & _SESSIONS.c.released_at.is_(None)
         values |= {"renewed_at": time.time(), "seconds": beat - self._began}
-        # One statement asks and renews: were they two, a takeover could come between them.
-        if os.getpid() != self._pid or connection.execute(_SESSIONS.update().where(mine).values(values)).rowcount != 1:
-            raise LeaseError(f"this controller no longer holds run {self.run_id}; nothing was written")
+        mine = (_SESSIONS.c.number == self._session) & _SESSIONS.c.released_at.is_(None)
+        refusal = LeaseError(f"this controller no longer holds run {self.run_id}; nothing was written")
+        if os.getpid() != self._pid:
+            raise refusal  # a forked child, which must not even touch the connection
+        with self._store._begin(write=True) as connection:
+            # One statement asks and renews: were they two, a takeover could come between them.
+            if connection.execute(_SESSIONS.update().where(mine).values(values)).rowcount != 1:
+                raise refusal
+            yield connection
         self._beat = beat
 
     def __enter__(self) -> Self:

@@ -231,22 +231,38 @@ class Study:
             StudyError: If the event cannot follow those before it; nothing has changed then.
             BudgetError: If the ledger refuses the hold; nothing has changed then.
         """
+        self.check(event)
         match event:
             case Started():
                 self._start(event)
             case Reported():
-                trial = self._running(event)
+                trial = self.trials[event.trial]
                 if trial.last_step < event.step and trial.starts[-1].start < event.step <= trial.starts[-1].until:
                     trial.reports[event.step] = dict(event.metrics)
             case Ended():
-                trial = self._running(event)
+                trial = self.trials[event.trial]
                 if self.ledger:
                     self.ledger.settle((event.trial, event.segment), event.used)
                 trial.ends.append(event)
                 trial.status = _AFTER[event.outcome]
 
-    def _start(self, event: Started) -> None:
+    def check(self, event: Event) -> None:
+        """Refuse an event that cannot come next; changes nothing.
+
+        Raises:
+            StudyError: If it cannot follow the events so far.
+            BudgetError: If it holds more than is free.
+        """
         trial = self.trials.get(event.trial)
+        if isinstance(event, Started):
+            self._check_start(event, trial)
+            if self.ledger:
+                self.ledger.check((event.trial, event.segment), event.held)
+        elif trial is None or trial.status != Status.RUNNING or event.segment != len(trial.starts) - 1:
+            state = "unknown" if trial is None else f"{trial.status}, segment {len(trial.starts) - 1}"
+            raise StudyError(f"segment {event.segment} of trial {event.trial} is not running ({state})")
+
+    def _check_start(self, event: Started, trial: Trial | None) -> None:
         if trial is None:
             if event.trial != len(self.trials) or event.segment != 0:
                 raise StudyError(f"expected trial {len(self.trials)} to start next, got {event}")
@@ -258,20 +274,16 @@ class Study:
             raise StudyError(f"expected 0 <= start < until <= planned, got {event}")
         if event.start > (trial.checkpoint if trial else 0):
             raise StudyError(f"trial {event.trial} has no checkpoint of step {event.start} to go on from")
+
+    def _start(self, event: Started) -> None:
         if self.ledger:
             self.ledger.hold((event.trial, event.segment), event.held)
+        trial = self.trials.get(event.trial)
         if trial is None:
             trial = Trial(event.trial, dict(event.params), event.planned, event.why)
             self.trials[event.trial] = trial
         trial.starts.append(event)
         trial.status = Status.RUNNING
-
-    def _running(self, event: Reported | Ended) -> Trial:
-        trial = self.trials.get(event.trial)
-        if trial is None or trial.status != Status.RUNNING or event.segment != len(trial.starts) - 1:
-            state = "unknown" if trial is None else f"{trial.status}, segment {len(trial.starts) - 1}"
-            raise StudyError(f"segment {event.segment} of trial {event.trial} is not running ({state})")
-        return trial
 
     def replay(self, events: Iterable[Event]) -> Study:
         """Apply all events; returns this study."""

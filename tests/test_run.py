@@ -1,5 +1,6 @@
 """The loop, on the simulated executor: money, crashes, resumption."""
 
+import contextlib
 import itertools
 import math
 from dataclasses import dataclass
@@ -237,10 +238,8 @@ def test_killed_at_any_write_nothing_is_lost_counted_twice_or_overspent(tmp_path
                 assert events[: len(seen)] == seen  # what was durable stays, in order
                 study.replay(events)
                 loop = loop_over(study, n_slots=n_slots, seed=seed, now=now)
-                try:
+                with contextlib.suppress(Killed):
                     loop.run()
-                except Killed:
-                    pass
                 now = loop.executor.now() + 1.0
                 seen = [event for _, event in store.read(run_id)]
     ends = [event for event in seen if isinstance(event, Ended)]

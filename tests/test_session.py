@@ -60,7 +60,7 @@ def test_a_value_that_is_not_finite_is_a_failure(problem, value):
 
 def test_a_failure_is_told_with_its_reason(problem):
     with fb.open_study(problem, budget="2 trials", method="sobol") as study:
-        study.tell(0 if study.ask() else 0, failed="the node lost power")
+        study.tell(study.ask().number, failed="the node lost power")
         assert study.trials[0].ends[0].message == "the node lost power"
 
 

@@ -3,7 +3,6 @@ import subprocess
 import sys
 import uuid
 from contextlib import contextmanager
-from pathlib import Path
 
 import pytest
 import sqlalchemy as sa
@@ -306,8 +305,8 @@ with Store({str(path)!r}) as store, store.lease("toy-1") as lease:
 def test_trouble_with_the_disk_does_not_hide_what_went_wrong_first(path):
     def fail(store):
         with store.lease("toy-1"):
-            path.write_text("gone")
-            Path(f"{path}-wal").write_text("gone")
+            store.close()
+            path.write_text("The journal is gone, and this is a text.")
             raise ZeroDivisionError
 
     with Store(path) as store, pytest.raises(ZeroDivisionError):

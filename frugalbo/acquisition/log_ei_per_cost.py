@@ -50,12 +50,13 @@ class LogEIPerCost(LogExpectedImprovement):
         self.alpha = alpha
         self.feasibility = feasibility
 
-    @t_batch_mode_transform(expected_q=1)
+    @t_batch_mode_transform(expected_q=1)  # type: ignore[arg-type]
     def forward(self, X: Tensor) -> Tensor:
         """Evaluate at points `X` of shape b x 1 x d; returns shape b."""
         value = super().forward(X)
         if self.log_cost is not None and self.alpha > 0:
-            value = value - self.alpha * self.log_cost.posterior(X).mean[..., 0, 0]  # b x 1 x 1 -> b
+            log_cost = self.log_cost.posterior(X).mean  # type: ignore[attr-defined]
+            value = value - self.alpha * log_cost[..., 0, 0]  # b x 1 x 1 -> b
         if self.feasibility is not None:
             value = value + self.feasibility.log_probability(X)
         return value

@@ -41,14 +41,14 @@ _TAU_PRIOR: Final = (1.0, 2.0, 3.0, 1.5)
 _SIGMA: Final = (0.02, 0.05, 0.1, 0.2, 0.4, 0.8)
 _SIGMA_PRIOR: Final = (1.0, 2.0, 3.0, 3.0, 2.0, 1.0)
 # Start-up as a share of the cheapest segment seen; it is usually small.
-_STARTUP: Final = (0.0, 0.3, 0.6, 0.9)
-_STARTUP_PRIOR: Final = (6.0, 2.0, 1.0, 1.0)
+_STARTUP: Final = (0.0, 0.3, 0.6, 0.8, 0.9, 0.95)
+_STARTUP_PRIOR: Final = (6.0, 2.0, 1.0, 0.5, 0.3, 0.2)
 _SQUARES: Final = 0.5  # squares matter less than slopes
 _FULL_DIMS: Final = 4
 _EM_ROUNDS: Final = 4
 _SHORTEST_S: Final = 1e-6  # clocks: a segment never costs nothing
 _INTERCEPT_SD: Final = 3.0  # about the data's own median
-_NEGLIGIBLE: Final = 1e-4  # weights below this share are dropped
+_NEGLIGIBLE: Final = 1e-4  # weights below this share of the largest are dropped
 _LARGEST_LOG: Final = 700.0  # exp of more overflows
 
 
@@ -190,8 +190,9 @@ class Features:
         self.levels = {i: (np.arange(levels[i] or 0) + 0.5) / (levels[i] or 1) for i in self.categorical}
 
     def __call__(self, U: Array) -> Array:
+        """The features of unit points."""
         x = U[:, self.ordered] - 0.5
-        one_hot = [np.abs(U[:, [i]] - self.levels[i]) < 1e-9 for i in self.categorical]
+        one_hot = [(np.abs(U[:, [i]] - self.levels[i]) < 1e-9).astype(np.float64) for i in self.categorical]
         # A square's mean over the cube is taken off, so that it does not shift the intercept.
         return np.hstack([np.ones((len(U), 1)), x, 4 * (x**2 - 1 / 12), *one_hot])
 
@@ -253,7 +254,7 @@ def _unfinished(trial: Trial, started: Started, seconds: float) -> tuple[float, 
 
 def _posterior(features: Features, phi: Array, steps: Array, seconds: Array) -> list[_Component]:
     """The grid of start-up, tau and sigma, with the weight and the regression of each setting."""
-    n, p = phi.shape
+    n = len(phi)
     sd = features.prior_sd()
     shortest = float(seconds.min())
     scored: list[tuple[float, _Component]] = []
@@ -280,13 +281,11 @@ def _posterior(features: Features, phi: Array, steps: Array, seconds: Array) -> 
                 score = jacobian - 0.5 * (misfit + log_det) + math.log(tau_prior * share_prior * sigma_prior)
                 mean[0] += level
                 variance = sigma**2 * posterior
-                scored.append((score, _Component(0.0, share * shortest, sigma, mean, basis, variance)))
+                scored.append((float(score), _Component(0.0, share * shortest, sigma, mean, basis, variance)))
     best = max(score for score, _ in scored)
-    weights = [math.exp(score - best) for score, _ in scored]
-    total = sum(weights)
-    return [
-        replace(c, weight=w / total) for w, (_, c) in zip(weights, scored, strict=True) if w > _NEGLIGIBLE * total
-    ]
+    kept = [(w, c) for score, c in scored if (w := math.exp(score - best)) > _NEGLIGIBLE]
+    total = sum(w for w, _ in kept)
+    return [replace(c, weight=w / total) for w, c in kept]
 
 
 def _beyond(components: list[_Component], phi: Array, data: _Segments) -> Array:

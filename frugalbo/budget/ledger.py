@@ -79,13 +79,17 @@ class Ledger:
         Raises:
             BudgetError: If something of it is not free, or `key` already holds.
         """
+        self.check(key, cost)
+        self._held[key] = cost
+
+    def check(self, key: Hashable, cost: Cost) -> None:
+        """Refuse what `hold` would refuse; changes nothing."""
         if key in self._held:
             raise BudgetError(f"{key} already holds {self._held[key].to_json()}")
         balance = self.balance()
         if (lacking := balance.lacks(cost)) is not None:
             wanted, free = getattr(cost, lacking), balance[lacking].free
             raise BudgetError(f"cannot hold {wanted:.6g} {lacking.replace('_', ' ')}, {free:.6g} is free")
-        self._held[key] = cost
 
     def settle(self, key: Hashable, used: Cost) -> None:
         """Release what `key` holds and charge what was used. Wall time is not charged here: it passes.

@@ -35,6 +35,7 @@ def local_slots(spec: str | None = None, *, dollars_per_hour: float = 0.0) -> li
     """The slots that a text asks for; by default the visible GPUs, or else the cores.
 
     Args:
+        spec: The text; see the table above.
         dollars_per_hour: The price of one device.
 
     Raises:

@@ -70,7 +70,7 @@ class InlineExecutor:
         elif isinstance(address, str) and address != IN_MEMORY:
             try:
                 self._function = load_function(address, Path(self._problem.root))
-            except Exception as error:  # noqa: BLE001 - whatever a module raises on import
+            except Exception as error:
                 raise ExecutorError(f"cannot load the job {address!r}: {type(error).__name__}: {error}") from error
         return self
 

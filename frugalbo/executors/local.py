@@ -91,6 +91,7 @@ class LocalExecutor:
         if not grace_s >= 0:
             raise ExecutorError(f"expected a grace of at least 0 s, got {grace_s!r}")
         self._cores = assign_cores(self._slots)
+        self._visible = visible_devices() if any(slot.kind == "cuda" for slot in self._slots) else []
         self._grace_s = grace_s
         self._preload = tuple(preload)
         self._run = ""
@@ -242,7 +243,7 @@ class LocalExecutor:
     def _orders(self, segment: Segment, template: Identity) -> Orders:
         words = job_address(self._problem.job)
         slot = segment.slot
-        visible = visible_devices()[slot.index : slot.index + slot.devices] if slot.kind == "cuda" else []
+        visible = self._visible[slot.index : slot.index + slot.devices] if slot.kind == "cuda" else []
         return Orders(
             segment=segment,
             run=self._run,

@@ -22,7 +22,9 @@ class ReportParser:
         sink: Takes step and metrics of each report.
     """
 
-    def __init__(self, objective: str, start: int, until: int, sink: Callable[[int, Mapping[str, float]], None]) -> None:
+    def __init__(
+        self, objective: str, start: int, until: int, sink: Callable[[int, Mapping[str, float]], None]
+    ) -> None:
         self._objective, self._start, self._until = objective, start, until
         self._sink = sink
         self._last = start

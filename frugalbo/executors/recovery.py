@@ -61,13 +61,13 @@ def end_left_over(files: SegmentFolder, orders: Orders) -> None:
     If the controller is dead, that is everything that carries the mark of its executor, but not the
     supervisors of other segments, which may be writing their receipts.
     """
-    known = files.read_processes()
-    supervisor, job = known.get("supervisor"), known.get("job")
+    supervisor, job, others = files.read_processes()
     if supervisor is not None and processes.is_alive(supervisor):
         processes.send(supervisor.pid, signal.SIGTERM)
     give_up = time.monotonic() + orders.grace_s + _RECEIPT_S
     while time.monotonic() < give_up:
-        supervisor = supervisor or files.read_processes().get("supervisor")  # just forked, it notes that first
+        if supervisor is None:  # just forked, it notes that first
+            supervisor, job, others = files.read_processes()
         if not (processes.is_alive(supervisor) or processes.is_alive(orders.template)):
             break
         if processes.is_alive(orders.controller) and not processes.is_alive(supervisor):
@@ -75,7 +75,7 @@ def end_left_over(files: SegmentFolder, orders: Orders) -> None:
         time.sleep(0.01)
 
     def left() -> set[int]:
-        found = {p.pid for p in (supervisor, job) if p is not None and processes.is_alive(p)}
+        found = {p.pid for p in (supervisor, job, *others) if p is not None and processes.is_alive(p)}
         found |= {below for pid in found for below in processes.descendants(pid)}
         if not processes.is_alive(orders.controller):
             found |= processes.marked(orders.run) - _other_supervisors(supervisor.pid if supervisor else 0)

@@ -19,6 +19,8 @@ import sys
 import time
 import traceback
 from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
 from types import FrameType
 from typing import Any, NoReturn
 
@@ -37,22 +39,47 @@ _OOM_SCORE = "800"  # the system short of memory is to take the job, not those w
 _MESSAGE_CHARS = 1000  # fits into one write to a pipe
 
 
-def become_job(orders: Orders, parent: int, stdout: int, stderr: int) -> None:
-    """Set up the forked process: its group, its death, its output, its device, its limits."""
-    os.setpgid(0, 0)
-    processes.die_with_parent(signal.SIGKILL)
-    if os.getppid() != parent:  # it died before the line above
+@dataclass(frozen=True, slots=True)
+class JobEnds:
+    """The job's ends of its pipes: it is told what to do by `orders`, and says how it ended by `result`."""
+
+    orders: int
+    stdout: int
+    stderr: int
+    result: int
+
+    def close(self) -> None:
+        """Leave them to the job."""
+        for fd in (self.orders, self.stdout, self.stderr, self.result):
+            os.close(fd)
+
+
+def be_job(function: Callable[..., Any] | None, parent: int, ends: JobEnds, wake: int) -> NoReturn:
+    """Wait for orders, then run the function, or else the command that they hold."""
+    try:
+        os.setpgid(0, 0)
+        processes.die_with_parent(signal.SIGKILL)
+        if os.getppid() != parent:  # it died before the line above
+            os._exit(1)
+        for number in (signal.SIGTERM, signal.SIGCHLD, signal.SIGHUP, signal.SIGINT):
+            signal.signal(number, signal.SIG_DFL)
+        signal.pthread_sigmask(signal.SIG_SETMASK, ())
+        path = os.read(ends.orders, 2**16)
+        if not path:
+            os._exit(0)
+        processes.set_name("frugalbo-job")
+        orders = Orders.read(Path(os.fsdecode(path)))
+        null = os.open(os.devnull, os.O_RDONLY)
+        stderr = ends.stderr if function is None else ends.stdout  # of a function in the order of printing
+        for source, target in ((null, 0), (ends.stdout, 1), (stderr, 2)):
+            os.dup2(source, target)
+        os.environ.update(_environment(orders))
+        _limit(orders)
+        if function is not None:
+            run_function(function, orders, ends.result, wake)
+        run_command(orders, ends.result)
+    finally:
         os._exit(1)
-    processes.set_name("frugalbo-job")
-    signal.set_wakeup_fd(-1)
-    for number in (signal.SIGTERM, signal.SIGCHLD, signal.SIGHUP, signal.SIGINT):
-        signal.signal(number, signal.SIG_DFL)
-    signal.pthread_sigmask(signal.SIG_SETMASK, ())
-    null = os.open(os.devnull, os.O_RDONLY)
-    for source, target in ((null, 0), (stdout, 1), (stderr, 2)):
-        os.dup2(source, target)
-    os.environ.update(_environment(orders))
-    _limit(orders)
 
 
 def run_function(function: Callable[..., Any], orders: Orders, result: int, wake: int) -> NoReturn:
@@ -105,7 +132,7 @@ def run_command(orders: Orders, result: int) -> NoReturn:
         words = fill_command(orders.words or (), {**known, **segment.params})
         try:
             os.chdir(orders.root)
-            os.execvp(words[0], words)  # noqa: S606 - a list of words, never a shell
+            os.execvp(words[0], words)
         except (OSError, ValueError) as error:
             message = f"cannot start {words[0]!r} in {orders.root}: {getattr(error, 'strerror', None) or error}"
             line = {"failure": Failure.ERROR, "message": message[:_MESSAGE_CHARS]}
@@ -238,11 +265,11 @@ def line_buffer() -> None:
 
 def _open_streams() -> None:
     """Replace streams that go elsewhere, as a notebook's or a test's do; loggers hold on to the others."""
-    sys.stdin = open(0, closefd=False)  # noqa: SIM115, PTH123 - for the life of the process
+    sys.stdin = open(0, closefd=False)  # noqa: SIM115 - for the life of the process
     for name, fd in (("stdout", 1), ("stderr", 2)):
         old = getattr(sys, name)
         if not isinstance(old, io.TextIOWrapper) or _number_of(old) != fd or not old.line_buffering:
-            stream = open(fd, "w", buffering=1, encoding="utf-8", errors="backslashreplace", closefd=False)  # noqa: SIM115, PTH123
+            stream = open(fd, "w", buffering=1, encoding="utf-8", errors="backslashreplace", closefd=False)  # noqa: SIM115
             setattr(sys, name, stream)
 
 
@@ -276,7 +303,8 @@ def _is_out_of_memory(error: BaseException) -> bool:
         return True
     text = str(error).lower()
     return isinstance(error, (RuntimeError, OSError)) and any(
-        words in text for words in ("out of memory", "can't allocate memory", "cannot allocate memory", "not enough memory")
+        words in text
+        for words in ("out of memory", "can't allocate memory", "cannot allocate memory", "not enough memory")
     )
 
 

@@ -14,7 +14,7 @@ from __future__ import annotations
 import json
 import math
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -61,6 +61,11 @@ class Orders:
         record = asdict(self)
         record["segment"]["folder"] = str(self.segment.folder)
         return record
+
+    @classmethod
+    def read(cls, path: Path) -> Orders:
+        """The orders in a file."""
+        return cls.from_json(json.loads(path.read_text()))
 
     @classmethod
     def from_json(cls, record: Mapping[str, Any]) -> Orders:
@@ -122,13 +127,17 @@ class SegmentFolder:
         record = _read(self.path / "orders.json")
         return Orders.from_json(record) if record else None
 
-    def write_processes(self, processes: Mapping[str, Identity | None]) -> None:
-        """Note who runs the segment."""
-        _write(self.path / "processes.json", {k: asdict(v) for k, v in processes.items() if v})
+    def write_processes(self, supervisor: Identity | None, job: Identity | None, others: Iterable[Identity]) -> None:
+        """Note who runs the segment, and who descends from that job as far as was seen."""
+        alone = {"supervisor": supervisor, "job": job}
+        record = {name: asdict(who) for name, who in alone.items() if who is not None}
+        _write(self.path / "processes.json", {**record, "others": [asdict(who) for who in others]})
 
-    def read_processes(self) -> dict[str, Identity]:
-        """Who ran the segment."""
-        return {k: Identity(**v) for k, v in (_read(self.path / "processes.json") or {}).items()}
+    def read_processes(self) -> tuple[Identity | None, Identity | None, list[Identity]]:
+        """The supervisor, the job, and the job's descendants, as they were noted last."""
+        record = _read(self.path / "processes.json") or {}
+        supervisor, job = (Identity(**record[name]) if name in record else None for name in ("supervisor", "job"))
+        return supervisor, job, [Identity(**other) for other in record.get("others", ())]
 
     def write_receipt(self, ended: Ended) -> None:
         """Write how the segment ended, so that it survives a loss of power."""

@@ -138,7 +138,8 @@ class SimulatedExecutor:
     def _timeline(self, segment: Segment) -> list[tuple[float, Reported | Ended]]:
         """What will happen, at which time, if nobody interferes."""
         curve = self._simulate(segment.params, segment.planned, segment.seed)
-        before = max((s for step, s in zip(curve.steps, curve.seconds, strict=True) if step <= segment.start), default=0.0)
+        points = zip(curve.steps, curve.seconds, strict=True)
+        before = max((seconds for step, seconds in points if step <= segment.start), default=0.0)
         overhead = self._start_up_s + (self._reload_s if segment.start else 0.0) - before
         timeline: list[tuple[float, Reported | Ended]] = []
 

@@ -19,7 +19,8 @@ import time
 import traceback
 from collections.abc import Callable, Mapping
 from functools import partial
-from typing import NoReturn
+from pathlib import Path
+from typing import Any, NoReturn
 
 from frugalbo.executors import processes, runner
 from frugalbo.executors.output import ReportParser
@@ -28,6 +29,7 @@ from frugalbo.executors.verdict import Reason, Seen, judge
 from frugalbo.study import Ended, event_to_json
 
 NAME = "frugalbo-watch"
+SPARE = "frugalbo-spare"  # until the orders come
 
 _POLL_S = 0.05  # how often memory is looked at, if there is a cap
 _IDLE_POLL_S = 0.25
@@ -37,13 +39,32 @@ _READ_BYTES = 2**16
 _GIVE_UP_S = 30.0
 
 
-def supervise(
-    orders: Orders, function: Callable[..., Any] | None, control: socket.socket, wake: int, began: float
-) -> NoReturn:
-    """Run a segment from its fork to its receipt; for a process that was forked for it."""
+def supervise(function: Callable[..., Any] | None, source: socket.socket, wake: int) -> NoReturn:
+    """Fork the job, wait for orders, run the segment; for a process that was forked for it.
+
+    All that takes long is done before the orders come.
+
+    Args:
+        function: The job; None for a command.
+        source: Gives when the segment began, the path of its orders, and a socket to the
+            controller. If it ends without, so does this process.
+        wake: A pipe to the controller that says: look at the reports.
+    """
     status = 1
     try:
-        Supervisor(orders, function, control, wake, began).run()
+        os.setsid()
+        processes.set_name(SPARE)
+        processes.adopt_orphans()
+        for number in (signal.SIGINT, signal.SIGHUP, signal.SIGPIPE):
+            signal.signal(number, signal.SIG_IGN)
+        job = Job(function, source, wake)
+        text, fds, _, _ = socket.recv_fds(source, 2**16, 1)
+        if text and fds:
+            os.set_inheritable(fds[0], False)
+            source.close()
+            began, path = text.split(b" ", 1)
+            processes.set_name(NAME)
+            Supervisor(job, Path(os.fsdecode(path)), socket.socket(fileno=fds[0]), wake, float(began)).run()
         status = 0
     except BaseException:  # noqa: BLE001 - the controller sees the silence; the template's log gets the reason
         traceback.print_exc()
@@ -52,121 +73,112 @@ def supervise(
         os._exit(status)
 
 
+class Job:
+    """A forked job that waits for its orders, and the supervisor's ends of its pipes."""
+
+    def __init__(self, function: Callable[..., Any] | None, source: socket.socket, wake: int) -> None:
+        orders_r, self._orders = os.pipe()
+        self.stdout, out_w = os.pipe()
+        self.stderr, err_w = os.pipe()
+        self.result, result_w = os.pipe()
+        ends = runner.JobEnds(orders_r, out_w, err_w, result_w)
+        self.is_function = function is not None
+        supervisor = os.getpid()
+        self.pid = os.fork()
+        if self.pid == 0:
+            source.close()
+            for fd in (self._orders, self.stdout, self.stderr, self.result):
+                os.close(fd)
+            runner.be_job(function, supervisor, ends, wake)
+        with contextlib.suppress(OSError):
+            os.setpgid(self.pid, self.pid)  # here too, as it may be signalled before it gets there
+        ends.close()
+
+    def start(self, orders: Path) -> None:
+        """Have it begin."""
+        with contextlib.suppress(BrokenPipeError):  # it is dead already, which is noticed anyway
+            os.write(self._orders, os.fsencode(orders))
+        os.close(self._orders)
+
+
 class Supervisor:
     """One segment under watch.
 
     Args:
-        function: The job; None for a command.
+        orders: Their path.
         control: Takes `cancel` and `interrupt`, a line each, and is given the `Ended`. Its end is
             the controller's end.
         wake: A pipe to the controller that says: look at the reports.
         began: When the segment began to hold its slot, on the monotonic clock.
     """
 
-    def __init__(
-        self, orders: Orders, function: Callable[..., Any] | None, control: socket.socket, wake: int, began: float
-    ) -> None:
-        self._orders, self._segment, self._function = orders, orders.segment, function
+    def __init__(self, job: Job, orders: Path, control: socket.socket, wake: int, began: float) -> None:
+        self._job, self._path = job, orders
+        self._orders = Orders.read(orders)
+        self._segment = segment = self._orders.segment
         self._control, self._wake = control, wake
-        self._folder = SegmentFolder(self._segment.folder, self._segment.number)
-        self._cap_at = began + self._segment.cap_s
-        self._grace_s = min(orders.grace_s, self._segment.cap_s * _GRACE_OF_CAP)
+        self._folder = SegmentFolder(segment.folder, segment.number)
         self._began = began
+        self._cap_at = began + segment.cap_s
+        self._grace_s = min(self._orders.grace_s, segment.cap_s * _GRACE_OF_CAP)
         self._kill_at = math.inf
         self._asked: Reason | None = None
-        self._job = 0
         self._exit_code: int | None = None
         self._is_over = False
         self._result = b""
         self._log: BoundedLog | None = None
         self._parser: ReportParser | None = None
+        self._noted: set[int] = set()
         self._peak_bytes = 0
         self._next_poll = began
-        self._ooms = 0
+        self._ooms = _oom_kills()
         self._outputs: dict[int, Callable[[bytes], None]] = {}
         self._selector = selectors.DefaultSelector()
 
     def run(self) -> None:
         """Run the segment to its end."""
-        self._become()
         try:
-            if not self._is_over:
-                self._start()
+            if self._listen_to_all():
+                self._job.start(self._path)
+                self._note({self._job.pid})
                 self._watch()
+            else:
+                self._asked = "interrupt"
         finally:
             stubborn = self._end_all()
         self._finish(stubborn)
 
-    def _become(self) -> None:
-        os.setsid()
-        processes.set_name(NAME)
-        processes.adopt_orphans()
-        for number in (signal.SIGINT, signal.SIGHUP, signal.SIGPIPE):
-            signal.signal(number, signal.SIG_IGN)
+    def _listen_to_all(self) -> bool:
+        """Hear of signals, children, the controller and the job; whether there is a controller still."""
         signal.signal(signal.SIGTERM, lambda *_: self._ask("interrupt"))
         signal.signal(signal.SIGCHLD, lambda *_: None)  # so that the next line hears of it
-        reader, writer = socket.socketpair()
-        reader.setblocking(False)
+        self._signals, writer = socket.socketpair()
+        self._signals.setblocking(False)
         writer.setblocking(False)
-        signal.set_wakeup_fd(writer.fileno(), warn_on_full_buffer=False)
-        self._sockets = (reader, writer)
-        self._listen(reader.fileno(), lambda: self._drain(reader))
-        self._control.setblocking(False)
+        signal.set_wakeup_fd(writer.detach(), warn_on_full_buffer=False)
+        self._listen(self._signals.fileno(), self._drain_signals)
         self._listen(self._control.fileno(), self._obey)
         with contextlib.suppress(OSError):
-            self._folder.write_processes({"supervisor": processes.identify(os.getpid())})
-        try:
-            death = processes.death_of(self._orders.controller)
-        except ProcessLookupError:
-            self._asked, self._is_over = "interrupt", True
-            return
-        if death is not None:
-            self._listen(death, lambda: self._lose_controller(death))
-
-    def _start(self) -> None:
-        self._ooms = _oom_kills()
-        with contextlib.suppress(OSError):
             self._log = BoundedLog(self._folder.log)
-        words = self._orders.words
-        out_r, out_w = os.pipe()
-        err_r, err_w = os.pipe() if words else (None, out_w)
-        result_r, result_w = os.pipe()
-        me = os.getpid()
-        self._job = os.fork()
-        if self._job == 0:
-            self._run_job(me, out_w, err_w, result_w)
-        with contextlib.suppress(OSError):
-            os.setpgid(self._job, self._job)  # here too, as it may be signalled before it gets there
-        for fd in {out_w, err_w, result_w}:
-            os.close(fd)
-        with contextlib.suppress(OSError):
-            me_and_job = {"supervisor": me, "job": self._job}
-            self._folder.write_processes({k: processes.identify(pid) for k, pid in me_and_job.items()})
-        if words:
-            writer = ReportWriter(self._folder.reports, self._wake)
+        if not self._job.is_function:
+            writes = ReportWriter(self._folder.reports, self._wake)
             self._parser = ReportParser(
                 self._orders.objective,
                 self._segment.start,
                 self._segment.until,
-                lambda step, metrics: writer.write(step, metrics, time.time()),
+                lambda step, metrics: writes.write(step, metrics, time.time()),
             )
-        self._outputs = {out_r: self._take_stdout, result_r: self._take_result}
-        if err_r is not None:
-            self._outputs[err_r] = self._take_log
+        job = self._job
+        self._outputs = {job.stdout: self._take_stdout, job.stderr: self._take_log, job.result: self._take_result}
         for fd in self._outputs:
             self._listen(fd, partial(self._read, fd))
-
-    def _run_job(self, supervisor: int, out: int, err: int, result: int) -> NoReturn:
         try:
-            runner.become_job(self._orders, supervisor, out, err)
-            self._selector.close()
-            for own in (self._control, *self._sockets):
-                own.close()
-            if self._function is not None:
-                runner.run_function(self._function, self._orders, result, self._wake)
-            runner.run_command(self._orders, result)
-        finally:
-            os._exit(1)
+            death = processes.death_of(self._orders.controller)
+        except ProcessLookupError:
+            return False
+        if death is not None:
+            self._listen(death, lambda: self._lose_controller(death))
+        return True
 
     def _watch(self) -> None:
         """Until the job itself is over."""
@@ -188,15 +200,25 @@ class Supervisor:
         if self._parser is not None and self._parser.diverged:
             self._ask("diverged", kill_at=now)
         if now >= self._next_poll:
-            self._look_at_memory()
+            self._look_at_processes()
         if time.monotonic() >= min(self._kill_at, self._cap_at):
             self._asked = self._asked or ("timeout" if now >= self._cap_at else None)
             self._kill()
 
-    def _look_at_memory(self) -> None:
+    def _note(self, pids: set[int]) -> None:
+        """Leave word of who is alive, for a controller that finds us all killed."""
+        self._noted = pids
+        supervisor, job = processes.identify(os.getpid()), processes.identify(self._job.pid)
+        others = [who for pid in pids if pid != self._job.pid and (who := processes.identify(pid))]
+        with contextlib.suppress(OSError):
+            self._folder.write_processes(supervisor, job, others)
+
+    def _look_at_processes(self) -> None:
         cap = self._segment.memory_bytes
         self._next_poll = time.monotonic() + (_IDLE_POLL_S if cap is None else _POLL_S)
         pids = processes.descendants(os.getpid())
+        if pids != self._noted:
+            self._note(pids)
         kept = processes.resident_bytes(pids)
         if cap is not None and kept > cap:
             # A forked job shares pages with the template, which do not count for each process.
@@ -217,13 +239,11 @@ class Supervisor:
     def _terminate(self) -> None:
         # Workers of a function are left to it, as it may need them to save; a command may be a
         # shell or a launcher that passes nothing on.
-        if self._job and self._function is not None:
-            processes.send(self._job, signal.SIGTERM)
-        elif self._job:
-            processes.send_group(self._job, signal.SIGTERM)
+        end = processes.send if self._job.is_function else processes.send_group
+        end(self._job.pid, signal.SIGTERM)
 
     def _kill(self) -> None:
-        processes.send_group(self._job, signal.SIGKILL)
+        processes.send_group(self._job.pid, signal.SIGKILL)
         processes.kill_all(lambda: processes.descendants(os.getpid()))
 
     def _end_all(self) -> bool:
@@ -245,7 +265,7 @@ class Supervisor:
                 pid, status = os.waitpid(-1, os.WNOHANG)
                 if pid == 0:
                     return True
-                if pid == self._job:
+                if pid == self._job.pid:
                     self._exit_code = os.waitstatus_to_exitcode(status)
                     self._is_over = True
         except ChildProcessError:
@@ -299,9 +319,9 @@ class Supervisor:
         self._selector.unregister(fd)
         os.close(fd)
 
-    def _drain(self, reader: socket.socket) -> None:
+    def _drain_signals(self) -> None:
         with contextlib.suppress(BlockingIOError):
-            reader.recv(4096)
+            self._signals.recv(4096)
 
     def _obey(self) -> None:
         try:

@@ -22,7 +22,8 @@ import frugalbo
 from frugalbo.errors import ExecutorError
 from frugalbo.executors import processes
 from frugalbo.executors.processes import Identity
-from frugalbo.executors.warm import Template
+from frugalbo.executors.supervisor import SPARE
+from frugalbo.executors.warm import NAME, Template
 from frugalbo.problem import IN_MEMORY, Problem, job_address
 
 RUN = "FRUGALBO_RUN"  # in the environment of every process of an executor: the names of its runs
@@ -102,7 +103,11 @@ class WarmProcess:
 
     def strays(self, supervisors: set[int]) -> set[int]:
         """What it adopted from supervisors that were killed, with all below."""
-        return processes.descendants(self.pid, keep=supervisors | self._own) if self.is_alive else set()
+        if not self.is_alive:
+            return set()
+        below = {pid: process for pid in processes.descendants(self.pid) if (process := processes.look(pid))}
+        spares = {pid for pid, process in below.items() if process.name in (SPARE, NAME) and process.parent == self.pid}
+        return processes.descendants(self.pid, keep=supervisors | self._own | spares)
 
     def close(self) -> None:
         """End it, and everything that it is still the parent of."""
@@ -128,7 +133,10 @@ class WarmProcess:
     def _start(self, theirs: socket.socket, environ: Mapping[str, str]) -> int:
         # Not -m, which would load the module twice; and it must find this very frugalbo.
         package = str(Path(frugalbo.__file__).resolve().parent.parent)
-        program = f"import sys; sys.path.insert(0, {package!r}); from frugalbo.executors.warm import main; main(int(sys.argv[1]))"
+        program = (
+            f"import sys; sys.path.insert(0, {package!r}); "
+            "from frugalbo.executors.warm import main; main(int(sys.argv[1]))"
+        )
         self._popen = subprocess.Popen(
             [sys.executable, "-c", program, str(theirs.fileno())],
             stdin=subprocess.DEVNULL,
@@ -150,9 +158,9 @@ class WarmProcess:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", DeprecationWarning)  # of forks beside threads; a file has none of these
             pid = os.fork()
-        if pid:
-            return pid
-        self._be_template(function, theirs, own_fds)
+        if pid == 0:
+            self._be_template(function, theirs, own_fds)
+        return pid
 
     def _be_template(self, function: Callable[..., Any], theirs: socket.socket, own_fds: Sequence[int]) -> NoReturn:
         status = 1

@@ -5,8 +5,8 @@ all supervisors, and adopts what one of them leaves behind if it is killed.
 
 Its talk with the controller, over one socket: the controller sends what to load, a JSON line with
 the wake pipe attached; the template answers `{"ready": true}` or `{"error": text}`. Then, for each
-segment, the controller sends the path of its orders with one end of a socket attached, and the
-template answers with the supervisor's pid.
+segment, the controller sends the path of its orders with one end of a socket attached, the template
+passes both to a supervisor that it forked ahead, and answers with its pid.
 """
 
 from __future__ import annotations
@@ -31,12 +31,12 @@ from typing import Any, NoReturn
 
 from frugalbo.executors import processes, runner
 from frugalbo.executors.processes import Identity
-from frugalbo.executors.segments import Orders
 from frugalbo.executors.supervisor import supervise
 
 # Set while the job's module is loaded: a script that starts a run when it is imported would start
 # runs without end.
 LOADING = "FRUGALBO_LOADING"
+NAME = "frugalbo-warm"
 
 _TRACEBACK_LINES = 12
 
@@ -53,12 +53,13 @@ class Template:
         self._control = control
         self._function = function
         self._wake = -1
+        self._spare: tuple[int, socket.socket] | None = None
         self._supervisors: set[int] = set()
         self._own: set[int] = set()
 
     def run(self) -> None:
         """Serve until the controller is gone."""
-        processes.set_name("frugalbo-warm")
+        processes.set_name(NAME)
         signal.set_wakeup_fd(-1)
         for number in (signal.SIGTERM, signal.SIGCHLD):
             signal.signal(number, signal.SIG_DFL)
@@ -90,53 +91,68 @@ class Template:
         try:
             self._serve(Identity(**order["controller"]))
         finally:
-            processes.kill_all(self._strays)
+            if self._spare is not None:
+                self._supervisors.discard(self._spare[0])
+            processes.kill_until_gone(self._strays, timeout_s=2)
 
     def _serve(self, controller: Identity) -> None:
-        reader, writer = socket.socketpair()
-        for end in (reader, writer):
+        self._signals, writer = socket.socketpair()
+        for end in (self._signals, writer):
             end.setblocking(False)
         signal.signal(signal.SIGCHLD, lambda *_: None)
-        signal.set_wakeup_fd(writer.fileno(), warn_on_full_buffer=False)
+        signal.set_wakeup_fd(writer.detach(), warn_on_full_buffer=False)
         with selectors.DefaultSelector() as selector:
             selector.register(self._control, selectors.EVENT_READ)
-            selector.register(reader, selectors.EVENT_READ)
+            selector.register(self._signals, selectors.EVENT_READ)
             try:
                 if (death := processes.death_of(controller)) is not None:
                     selector.register(death, selectors.EVENT_READ)
             except ProcessLookupError:
                 return
+            self._spare = self._fork()
             while True:
                 for key, _ in selector.select():
-                    if key.fileobj is reader:
+                    if key.fileobj is self._signals:
                         with contextlib.suppress(BlockingIOError):
-                            reader.recv(4096)
+                            self._signals.recv(4096)
                         self._reap()
-                    elif key.fileobj is not self._control or not self._fork((reader, writer)):
+                    elif key.fileobj is not self._control or not self._start_segment():
                         return
 
-    def _fork(self, own: tuple[socket.socket, ...]) -> bool:
-        """Start one segment; whether there was one to start."""
-        text, fds, _, _ = socket.recv_fds(self._control, 2**16, 1)
-        began = time.monotonic()
-        if not text or not fds:
+    def _start_segment(self) -> bool:
+        """Hand the orders to the spare supervisor; whether there were any."""
+        path, fds, _, _ = socket.recv_fds(self._control, 2**16, 1)
+        orders = repr(time.monotonic()).encode() + b" " + path
+        if not path or not fds:
             return False
+        pid, spare = self._spare or self._fork()
+        try:
+            socket.send_fds(spare, [orders], fds)
+        except OSError:  # it was killed meanwhile
+            spare.close()
+            pid, spare = self._fork()
+            socket.send_fds(spare, [orders], fds)
+        spare.close()
+        os.close(fds[0])
+        self._say({"pid": pid})
+        self._spare = self._fork()
+        return True
+
+    def _fork(self) -> tuple[int, socket.socket]:
+        """Fork a supervisor, which waits for its orders; a start need not wait for the fork then."""
+        ours, theirs = socket.socketpair()
         pid = os.fork()
         if pid == 0:
             try:
-                signal.set_wakeup_fd(-1)
-                for end in (*own, self._control):
+                os.close(signal.set_wakeup_fd(-1))
+                for end in (ours, self._signals, self._control):
                     end.close()
-                os.set_inheritable(fds[0], False)
-                orders = Orders.from_json(json.loads(Path(os.fsdecode(text)).read_text()))
-                function = self._function if orders.words is None else None
-                supervise(orders, function, socket.socket(fileno=fds[0]), self._wake, began)
+                supervise(self._function, theirs, self._wake)
             finally:
                 os._exit(1)
-        os.close(fds[0])
+        theirs.close()
         self._supervisors.add(pid)
-        self._say({"pid": pid})
-        return True
+        return pid, ours
 
     def _reap(self) -> None:
         """Take in which supervisors ended, and end what one left behind."""
@@ -230,7 +246,9 @@ def check_cuda() -> None:
 def explain(error: BaseException) -> str:
     """The end of a traceback, without our own lines in it."""
     own = {__file__, importlib.__file__}
-    frames = [f for f in traceback.extract_tb(error.__traceback__) if f.filename not in own and "<frozen" not in f.filename]
+    frames = [
+        f for f in traceback.extract_tb(error.__traceback__) if f.filename not in own and "<frozen" not in f.filename
+    ]
     lines = traceback.format_list(frames) + traceback.format_exception_only(error)
     return "\n".join("".join(lines).rstrip().splitlines()[-_TRACEBACK_LINES:])
 

@@ -1,12 +1,14 @@
 """Will it run at all? A Gaussian process classifier of failures, as a BoTorch model of its latent function.
 
-    P(success | x) = Phi(f(x)),     f ~ GP(m, k),     k = 3 Matern(l) + linear
+    P(success | x) = Phi(f(x)),     f ~ GP(m, k),     k = 9 Matern(l) + 3 linear
 
 Nothing is fitted but the posterior (Laplace's approximation: Rasmussen and Williams, Gaussian
 Processes for Machine Learning, 2006, algorithms 3.1 and 3.2, with the probit likelihood): a handful
 of failures cannot determine a kernel. The mean `m` is the rate of success, with a prior of 1.8
 successes in 2. The lengthscale is short, so an isolated failure stays a local matter; the linear
-part lets failures on one side of a knob (a learning rate too high) speak for that side.
+part lets failures on one side of a knob (a learning rate too high) speak for that side. The
+variances are large, so that where several have failed the factor may fall to a hundredth: where a
+loss falls towards a cliff, expected improvement beyond it is that much larger.
 """
 
 from __future__ import annotations
@@ -28,8 +30,8 @@ from torch.special import log_ndtr
 
 from frugalbo.models.kernel import MixedMatern
 
-_LOCAL_VARIANCE = 3.0
-_LINEAR_VARIANCE = 1.0
+_LOCAL_VARIANCE = 9.0
+_LINEAR_VARIANCE = 3.0
 _LENGTHSCALE = 0.3  # times the square root of the searched dimensions
 _PRIOR_SUCCESSES, _PRIOR_TRIALS = 1.8, 2.0
 _NEWTON_STEPS = 50
@@ -45,6 +47,11 @@ class FeasibilityGP(Model):
         searched: The number of dimensions that vary; all by default.
     """
 
+    X: Tensor
+    slope: Tensor
+    root_w: Tensor
+    chol: Tensor
+
     def __init__(
         self, X: ArrayLike, success: Sequence[bool], categorical: Sequence[int], searched: int | None = None
     ) -> None:
@@ -53,7 +60,7 @@ class FeasibilityGP(Model):
         n, d = points.shape
         self.searched = max(1, d if searched is None else searched)
         self.kernel = MixedMatern(d, categorical, (0.0, 1.0)).to(points)
-        self.kernel.lengthscale = _LENGTHSCALE * math.sqrt(self.searched)
+        self.kernel.lengthscale = _LENGTHSCALE * math.sqrt(self.searched)  # type: ignore[misc]
         self.requires_grad_(False)
         rate = (sum(success) + _PRIOR_SUCCESSES) / (n + _PRIOR_TRIALS)
         self.mean = NormalDist().inv_cdf(rate) * math.sqrt(1 + _LOCAL_VARIANCE + _LINEAR_VARIANCE)
@@ -80,7 +87,7 @@ class FeasibilityGP(Model):
         observation_noise: bool | Tensor = False,
         posterior_transform: PosteriorTransform | None = None,
     ) -> Posterior:
-        """The latent function at `X` (... x q x d), jointly; its observations are not Gaussian and have no posterior."""
+        """The latent function at `X` (... x q x d), jointly; observations are not Gaussian and have no posterior."""
         if observation_noise is not False or output_indices not in (None, [0]):
             raise NotImplementedError("the classifier has one latent function and no observation noise")
         k = self._covariance(X, self.X)  # ... x q x n
@@ -93,13 +100,13 @@ class FeasibilityGP(Model):
 
     def log_probability(self, X: Tensor) -> Tensor:
         """`log P(success)` at points one by one: ... x 1 x d to ...; with the latent function's uncertainty in it."""
-        posterior = self.posterior(X)
+        posterior: GPyTorchPosterior = self.posterior(X)  # type: ignore[assignment]
         mean, variance = posterior.mean[..., 0, 0], posterior.variance[..., 0, 0]
         return log_ndtr(mean / (1 + variance).sqrt())
 
     def _covariance(self, a: Tensor, b: Tensor) -> Tensor:
         ordered = ~self.kernel.categorical
-        # 12 / d makes the linear part's variance 1 on average over the cube.
+        # 12 / d makes the linear part's mean variance over the cube 1.
         linear = (a[..., ordered] - 0.5) @ (b[..., ordered] - 0.5).transpose(-1, -2) * (12 / self.searched)
         return _LOCAL_VARIANCE * self.kernel.forward(a, b) + _LINEAR_VARIANCE * linear
 

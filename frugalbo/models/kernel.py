@@ -43,13 +43,13 @@ class MixedMatern(Kernel):
     """
 
     has_lengthscale = True
-    is_stationary = True
+    categorical: Tensor
 
     def __init__(self, d: int, categorical: Sequence[int], prior: tuple[float, float]) -> None:
         super().__init__(
             ard_num_dims=d,
             lengthscale_prior=LogNormalPrior(*prior),
-            lengthscale_constraint=GreaterThan(SMALLEST_LENGTHSCALE, transform=None),
+            lengthscale_constraint=GreaterThan(SMALLEST_LENGTHSCALE, transform=None),  # type: ignore[arg-type],
         )
         mask = torch.zeros(d, dtype=torch.bool)
         mask[list(categorical)] = True
@@ -61,7 +61,7 @@ class MixedMatern(Kernel):
         """The covariance of `x1` (... x n x d) and `x2` (... x m x d), of shape ... x n x m, or ... x n if `diag`."""
         if last_dim_is_batch:
             raise NotImplementedError("MixedMatern has no batch of one-dimensional kernels")
-        scale = self.lengthscale
+        scale: Tensor = self.lengthscale  # type: ignore[assignment]
         if diag:
             return torch.ones(x1.shape[:-1], dtype=x1.dtype)
         if not bool(self.categorical.any()):

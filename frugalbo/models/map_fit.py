@@ -21,7 +21,7 @@ from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy.linalg import lapack
+from scipy.linalg import lapack  # its routines are made at import, so type checkers see none
 from scipy.optimize import minimize
 
 from frugalbo.models.kernel import SMALLEST_LENGTHSCALE
@@ -67,7 +67,9 @@ def fit_map(
     Args:
         X: Unit points, n x d.
         y: Standardised outcomes, n.
+        categorical: The dimensions along which only equality counts.
         prior: Location and scale of the log-normal prior of the lengthscales.
+        max_iterations: Of each descent.
     """
     rows = _coarse_rows(y)
     d = X.shape[1]
@@ -112,7 +114,7 @@ def _task(X: Array, y: Array, categorical: tuple[int, ...], prior: tuple[float, 
     for i in range(d):
         difference = X[:, None, i] - X[None, :, i]
         D[i] = ((np.abs(difference) > 1e-9) if i in categorical else difference**2).ravel()
-    return _Task(D, y, prior, D.any(axis=1))
+    return _Task(D, y, prior, np.asarray(D.any(axis=1)))
 
 
 def _descend(task: _Task, start: Array, max_iterations: int) -> tuple[float, Array, int, str]:
@@ -139,11 +141,11 @@ def _negative_log_posterior(theta: Array, task: _Task) -> tuple[float, Array, fl
     decay = np.exp(-r)
     K = ((1 + r + r * r / 3) * decay).reshape(n, n)
     K.flat[:: n + 1] += noise
-    L, info = lapack.dpotrf(K, lower=1, clean=1, overwrite_a=1)
+    L, info = lapack.dpotrf(K, lower=1, clean=1, overwrite_a=1)  # type: ignore[attr-defined]
     if info != 0:
         return 1e30, np.zeros_like(theta), 0.0
     log_det = 2 * float(np.log(np.diag(L)).sum())
-    inverse, _ = lapack.dpotri(L, lower=1)
+    inverse, _ = lapack.dpotri(L, lower=1)  # type: ignore[attr-defined]
     inverse = np.tril(inverse) + np.tril(inverse, -1).T
     ones = inverse.sum(axis=1)
     mean = float(ones @ task.y / ones.sum())

@@ -39,9 +39,14 @@ class ObjectiveGP(SingleTaskGP):
         searched: The number of dimensions that vary, which scales the prior of the lengthscales.
     """
 
+    covar_module: MixedMatern  # type: ignore[assignment]
+    mean_module: ConstantMean
+    likelihood: GaussianLikelihood  # type: ignore[assignment]
+    train_targets: Tensor
+
     def __init__(self, train_X: Tensor, train_Y: Tensor, categorical: Sequence[int], searched: int) -> None:
         d = train_X.shape[-1]
-        noise_constraint = GreaterThan(NOISE_BOUNDS[0] / 2, transform=None, initial_value=0.01)
+        noise_constraint = GreaterThan(NOISE_BOUNDS[0] / 2, transform=None, initial_value=0.01)  # type: ignore[arg-type]
         super().__init__(
             train_X,
             train_Y,
@@ -57,10 +62,14 @@ class ObjectiveGP(SingleTaskGP):
         """Take over what `fit_map` found."""
         self.covar_module.lengthscale = torch.as_tensor(found.lengthscales).to(self.train_targets)
         self.likelihood.noise = torch.tensor([found.noise]).to(self.train_targets)
-        self.mean_module.constant.data.fill_(found.mean)
+        self._constant.data.fill_(found.mean)
         self._factor = None
         self.requires_grad_(False)
         self.eval()
+
+    @property
+    def _constant(self) -> Tensor:
+        return self.mean_module.constant  # type: ignore[return-value]
 
     def train(self, mode: bool = True) -> ObjectiveGP:
         """As for any module; what is kept for the short way is dropped."""
@@ -82,7 +91,7 @@ class ObjectiveGP(SingleTaskGP):
         self.eval()
         L, a = self._cholesky()
         k = self.covar_module.forward(X.reshape(-1, X.shape[-1]), self.train_inputs[0])  # b x n
-        mean = self.mean_module.constant + k @ a
+        mean = self._constant + k @ a
         half = torch.linalg.solve_triangular(L, k.transpose(-1, -2), upper=False)  # n x b
         variance = (1 - (half * half).sum(0)).clamp_min(1e-10)
         shape = X.shape[:-1]
@@ -103,7 +112,7 @@ class ObjectiveGP(SingleTaskGP):
             K = self.covar_module.forward(X, X)
             K = K + self.likelihood.noise * torch.eye(len(X), dtype=X.dtype)
             L = torch.linalg.cholesky(K)
-            residual = (self.train_targets - self.mean_module.constant).unsqueeze(-1)
+            residual = (self.train_targets - self._constant).unsqueeze(-1)
             self._factor = (X, L, torch.cholesky_solve(residual, L).squeeze(-1))
         return self._factor[1], self._factor[2]
 
@@ -140,26 +149,27 @@ class Objective:
         return Objective(model, self.outcome, self.fit)
 
 
-def fit_objective(X: ArrayLike, losses: ArrayLike, categorical: Sequence[int], searched: int | None = None) -> Objective:
+def fit_objective(
+    X: ArrayLike, losses: ArrayLike, categorical: Sequence[int], searched: int | None = None
+) -> Objective:
     """The objective's model, fitted by maximum a posteriori to losses (smaller is better).
 
     Args:
         X: Unit points, n x d.
         losses: Finite, n; any scale, heavy tails included.
+        categorical: The dimensions along which only equality counts.
         searched: The dimensions that can vary; all by default.
     """
     points = np.ascontiguousarray(np.asarray(X, dtype=np.float64))
     outcome = Outcome.of(losses)
     y = outcome(losses)
-    searched = points.shape[1] if searched is None else searched
-    found = fit_map(points, y, tuple(categorical), lengthscale_prior(max(1, searched)))
-    model = _build(torch.from_numpy(points), torch.from_numpy(y), categorical, found, searched)
+    dims = max(1, points.shape[1] if searched is None else searched)
+    found = fit_map(points, y, tuple(categorical), lengthscale_prior(dims))
+    model = _build(torch.from_numpy(points), torch.from_numpy(y), categorical, found, dims)
     return Objective(model, outcome, found)
 
 
-def _build(
-    X: Tensor, y: Tensor, categorical: Sequence[int], found: Hyperparameters, searched: int = 1
-) -> ObjectiveGP:
+def _build(X: Tensor, y: Tensor, categorical: Sequence[int], found: Hyperparameters, searched: int = 1) -> ObjectiveGP:
     model = ObjectiveGP(X, y.unsqueeze(-1), categorical, searched)
     model.set_hyperparameters(found)
     return model

@@ -31,7 +31,7 @@ from typing import Any, Literal
 import numpy as np
 import torch
 from botorch.models.model import Model
-from gpytorch.utils.errors import NanError
+from linear_operator.utils.errors import NanError
 from numpy.typing import NDArray
 from threadpoolctl import ThreadpoolController
 
@@ -51,8 +51,10 @@ from frugalbo.study import Failure, Status, Study, Trial
 Array = NDArray[np.float64]
 
 _ANCHORS = 4
-# A knob that moves by less than a thousandth of its range is not another configuration.
+# A knob that moves by less than a thousandth of its range is not another configuration; while
+# the first is still running, a fiftieth: its result may tell which way to go.
 _DISTANCE = 1e-3
+_DISTANCE_PENDING = 2e-2
 _PRICED = ("device_seconds", "dollars", "wall_seconds")
 
 
@@ -96,7 +98,7 @@ class BayesianProposer:
         with _one_thread():
             try:
                 found += self._suggest(study, evidence, n - len(found), len(study.trials) + len(found), started)
-            except (torch.linalg.LinAlgError, np.linalg.LinAlgError, NanError) as error:
+            except (torch.linalg.LinAlgError, np.linalg.LinAlgError, NanError) as error:  # type: ignore[attr-defined]
                 return self._instead(study, n, f"the model could not be fitted: {error}", warn=True)
         return found
 
@@ -105,13 +107,10 @@ class BayesianProposer:
             text = f"{reason}; a Sobol point took its place (method='sobol' avoids the model)"
             warnings.warn(text, FrugalWarning, stacklevel=3)
         return [
-            Suggestion(s.params, {**s.why, "instead_of": "bo", "reason": reason})
-            for s in self._sobol.propose(study, n)
+            Suggestion(s.params, {**s.why, "instead_of": "bo", "reason": reason}) for s in self._sobol.propose(study, n)
         ]
 
-    def _suggest(
-        self, study: Study, evidence: _Evidence, n: int, number: int, started: float
-    ) -> Iterator[Suggestion] | list[Suggestion]:
+    def _suggest(self, study: Study, evidence: _Evidence, n: int, number: int, started: float) -> list[Suggestion]:
         points, space = evidence.points, study.problem.space
         objective = fit_objective(evidence.X, evidence.losses, space.categorical_dims, points.searched)
         if objective.fit.problem:
@@ -128,7 +127,9 @@ class BayesianProposer:
                 model.model, model.best(), log_cost, alpha, feasibility=feasibility, maximize=False
             )
             rng = np.random.default_rng([self.seed, i])
-            best = maximise(acquisition, points, anchors, tried, rng, distance=_DISTANCE)
+            known = np.concatenate([tried, pending])
+            distance = np.repeat([_DISTANCE, _DISTANCE_PENDING], [len(tried), len(pending)])
+            best = maximise(acquisition, points, anchors, known, distance, rng)
             if best is None:
                 # The pool holds nothing new: Sobol's walk lists what is left, or knows that nothing is.
                 rest = self._sobol.propose(_with_pending(study, suggestions), n - len(suggestions))
@@ -221,9 +222,7 @@ def _with_pending(study: Study, suggestions: list[Suggestion]) -> Any:  # noqa: 
     return _More(study.problem, trials)
 
 
-def _explain(
-    study: Study, objective: Objective, acquisition: LogEIPerCost, best: Found, number: int
-) -> dict[str, Any]:
+def _explain(study: Study, objective: Objective, acquisition: LogEIPerCost, best: Found, number: int) -> dict[str, Any]:
     """What was predicted at the chosen point, in the objective's own units."""
     sense, outcome = study.problem.objective, objective.outcome
     X = torch.from_numpy(best.u).reshape(1, 1, -1)
@@ -231,7 +230,7 @@ def _explain(
         posterior = objective.model.posterior(X)
         mean, sd = float(posterior.mean), float(posterior.variance.sqrt())
         log_p = 0.0 if acquisition.feasibility is None else float(acquisition.feasibility.log_probability(X))
-        log_c = None if acquisition.log_cost is None else float(acquisition.log_cost.posterior(X).mean)
+        log_c = None if acquisition.log_cost is None else float(acquisition.log_cost.posterior(X).mean)  # type: ignore[attr-defined]
     log_ei = best.value - log_p + (acquisition.alpha * log_c if log_c is not None else 0.0)
     ends = sorted(sense.to_loss(outcome.inverse(t)) for t in (mean - 2 * sd, mean + 2 * sd))
     return {

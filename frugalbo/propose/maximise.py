@@ -45,16 +45,18 @@ def maximise(
     points: Points,
     anchors: Array,
     tried: Array,
+    distance: Array,
     rng: np.random.Generator,
-    *,
-    distance: float,
 ) -> Found | None:
     """The feasible and new point where `acquisition` is largest; None if no such point was found.
 
     Args:
         acquisition: From b x 1 x d to b.
+        points: The space.
         anchors: Snapped unit points around which to look, k x d.
-        tried: Points that must not come out again, n x d, nor others within `distance` of them.
+        tried: Points that must not come out again, n x d.
+        distance: For each of them, how far a continuous coordinate must be from it to be new, n.
+        rng: Draws the pool.
     """
     pool = make_pool(points, anchors, rng)
     if not len(pool):

@@ -72,14 +72,12 @@ class Points:
                 found.append(v)
         return self.snap(np.array(found)) if found else np.empty((0, len(u)))
 
-    def new(self, U: Array, tried: Array, distance: float) -> NDArray[np.bool_]:
-        """Which points differ from all `tried` ones: by `distance` in some coordinate, or in a discrete value."""
-        if not len(tried):
-            return np.ones(len(U), dtype=bool)
+    def new(self, U: Array, tried: Array, distance: Array) -> NDArray[np.bool_]:
+        """Which points differ from each of `tried` (n x d) in a discrete value, or by its `distance` (n) elsewhere."""
         tolerance = np.full(U.shape[1], _SAME)
-        tolerance[self.continuous] = distance
         fresh = np.ones(len(U), dtype=bool)
-        for v in tried:
+        for v, far in zip(tried, distance, strict=True):
+            tolerance[self.continuous] = far
             fresh &= (np.abs(U - v) > tolerance).any(axis=1)
         return fresh
 
@@ -108,7 +106,8 @@ class Points:
         low, high = p.lower - 0.5, p.upper + 0.5
         if p.log:
             edges, low, high = np.log(edges), np.log(low), np.log(high)
-        return np.array([p.to_unit(v) for v in range(p.lower, p.upper + 1)]), (edges - low) / (high - low)
+        units = np.array([p.to_unit(v) for v in range(p.lower, p.upper + 1)])
+        return units, np.asarray((edges - low) / (high - low), dtype=np.float64)
 
     @cached_property
     def _conditional(self) -> tuple[str, ...]:

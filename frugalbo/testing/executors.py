@@ -88,7 +88,9 @@ class ExecutorConformance:
             folder=tmp_path / "trial-3",
         )
 
-    def test_a_segment_reports_its_steps_in_order_and_then_ends_once(self, executor: Executor, segment: Segment) -> None:
+    def test_a_segment_reports_its_steps_in_order_and_then_ends_once(
+        self, executor: Executor, segment: Segment
+    ) -> None:
         """Nothing comes after the end, and all that comes can be stored."""
         before = executor.now()
         executor.submit(segment)

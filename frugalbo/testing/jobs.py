@@ -18,7 +18,7 @@ def train(ctx: JobContext) -> None:
     for step in range(ctx.start + 1, ctx.until + 1):
         total += step
         if step == ctx.until:
-            ctx.save(step, lambda path: path.write_text(str(total)))
+            ctx.save(step, lambda path, total=total: path.write_text(str(total)))
         ctx.report(step, loss=1 / step, total=total)
 
 

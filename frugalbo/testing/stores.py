@@ -290,11 +290,11 @@ class StoreConformance:
     @pytest.mark.slow
     def test_append_is_all_or_none_when_killed_at_any_moment(self, store: Store, url: str) -> None:
         """Batches of 97 events, killed in the midst: whole batches are there, and all that were confirmed."""
-        for tenth in range(8):
+        for tenth in range(5):
             run = store.create_run(SPEC)
             with _python(_APPEND_BATCHES, url, run) as (process, output):
                 output.readline()
-                threading.Timer(0.02 + tenth / 70, process.kill).start()
+                threading.Timer(0.02 + tenth / 43, process.kill).start()
                 confirmed = sum(1 for _ in output)
                 process.wait()
             stored = [n for n, _ in store.read(run)]

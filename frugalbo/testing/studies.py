@@ -123,17 +123,19 @@ class _Play:
     def run(self) -> tuple[Study, list[Event]]:
         crash_after = [(k + 1) * self.recipe.trials // (self.recipe.crashes + 1) for k in range(self.recipe.crashes)]
         for wanted in [*crash_after, None]:
-            self._until_started(self.recipe.trials if wanted is None else wanted)
+            self._until_started(self.recipe.trials if wanted is None else wanted, drain=wanted is None)
             if wanted is not None:
                 self._crash()
         while sum(isinstance(event, Ended) for _, _, event in self.queue) > self.recipe.left_running:
             self._next()
         return self.study, self.events
 
-    def _until_started(self, wanted: int) -> None:
+    def _until_started(self, wanted: int, *, drain: bool) -> None:
         while True:
             while self.free and self._begin(wanted):
                 pass
+            if not drain and len(self.study.trials) >= wanted:
+                return
             running = sum(isinstance(event, Ended) for _, _, event in self.queue)
             done = len(self.study.trials) >= wanted and not self._paused()
             if not self.queue or (done and running <= self.recipe.left_running):
@@ -223,10 +225,12 @@ class _Play:
         gap = float(weights @ (u - 0.62) ** 2) + 0.1 * float(u[0] * u[-1])
         loss = 1.7 + 1.5 * gap + 2.0 / (1 + 3.0 * step / self.problem.steps) ** (1.5 - u[0])
         loss += 0.01 * float(rng.standard_normal())
-        return 1 / (1 + 0.2 * loss) if self.recipe.maximize else loss
+        return float(1 / (1 + 0.2 * loss) if self.recipe.maximize else loss)
 
     def _crash(self) -> None:
-        """Whatever runs is interrupted now; the run goes on later."""
+        """Whatever runs is interrupted, between two events; the run goes on later."""
+        if self.queue:
+            self.now += 0.5 * (self.queue[0][0] - self.now)
         for start in [t.starts[-1] for t in self.study.with_status(Status.RUNNING)]:
             checkpoint = start.start if start.start + 1 >= start.until else start.start + 1
             seconds = max(0.0, self.now - start.at)

@@ -20,6 +20,7 @@ from pathlib import Path
 from typing import Any, Literal, Self, get_args, get_origin
 
 import torch
+import torch._dynamo  # torch.optim loads it when first used, for a second: once here, not in each forked trial
 from torch import Tensor
 from torch.optim import AdamW, Optimizer
 from torch.optim.lr_scheduler import LambdaLR, LRScheduler
@@ -43,6 +44,7 @@ class Config:
         warmup: Share of the steps in which the rate rises.
         size: A name in `SIZES`.
         data: `"stdlib"`, a folder or glob of text files, or `.npy` / `.bin` files of uint16 tokens.
+        projectable_lr_scale: Of the rate of all linear weights but the head, state-full and state-free.
         floor: Where the schedule ends, as a share of `lr`.
     """
 
@@ -176,11 +178,12 @@ def preload() -> None:
 
 
 def make_optimizer(model: Llama, config: Config, seed: int) -> Optimizer:
-    """Return FRUGAL, or torch's AdamW on the same groups; norms are not decayed."""
+    """Return FRUGAL, or torch's AdamW on the same groups at the same rates; norms are not decayed."""
     groups = param_groups(model, weight_decay=config.weight_decay)
     if config.optimizer == "adamw":
-        groups = [{key: group[key] for key in ("params", "weight_decay")} for group in groups]
-        return AdamW(groups, lr=config.lr, foreach=True)
+        for group in groups:
+            group["lr"] = config.lr * (config.projectable_lr_scale if group.pop("projectable") else 1.0)
+        return AdamW(groups, foreach=True)
     return Frugal(
         groups,
         lr=config.lr,

@@ -1,5 +1,6 @@
 """Jobs that misbehave, loaded by the template; each does one thing wrong."""
 
+import contextlib
 import ctypes
 import os
 import random
@@ -7,7 +8,6 @@ import signal
 import subprocess
 import sys
 import time
-from pathlib import Path
 
 import numpy as np
 
@@ -40,10 +40,8 @@ def infinite(ctx):
 
 def swallows_divergence(ctx):
     for step in (1, 2):
-        try:
+        with contextlib.suppress(ArithmeticError):
             ctx.report(step, loss=float("nan") if step == 1 else 0.1)
-        except ArithmeticError:
-            pass
 
 
 def ignores_sigterm(ctx):
@@ -77,6 +75,14 @@ def children_allocate(ctx):
             time.sleep(WAIT_S)
             os._exit(len(kept) > 0)
     time.sleep(WAIT_S)
+
+
+def forks_six(ctx):
+    for _ in range(6):
+        if os.fork() == 0:
+            time.sleep(WAIT_S)
+    time.sleep(0.3)  # six looks at the memory
+    return 1.0
 
 
 def exits_at_once(ctx):
@@ -127,7 +133,7 @@ def leaves_children(ctx):
             _note(ctx, name, os.getpid())
             time.sleep(WAIT_S)
             os._exit(0)
-    program = subprocess.Popen(["sleep", str(WAIT_S)], env={}, start_new_session=True)  # noqa: S607
+    program = subprocess.Popen(["sleep", str(WAIT_S)], env={}, start_new_session=True)
     _note(ctx, "program", program.pid)
     while len(list(ctx.checkpoint_dir.glob("*[!l]"))) < 4:
         time.sleep(0.002)
@@ -167,6 +173,11 @@ def stops_its_supervisor(ctx):
     time.sleep(WAIT_S)
 
 
+def hangs_with_its_result(ctx):
+    ctx.report(ctx.until, loss=0.5)
+    time.sleep(WAIT_S)
+
+
 def hangs_when_done(ctx):
     import atexit
 
@@ -198,4 +209,3 @@ def stops_in_torch(ctx):
 
 
 not_a_function = 3
-HERE = Path(__file__).parent

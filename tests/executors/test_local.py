@@ -4,7 +4,7 @@ import os
 import time
 
 import pytest
-from conftest import SLOTS, a_segment, left_of, local_problem
+from local_setup import SLOTS, a_segment, left_of, local_problem
 
 from frugalbo.errors import ExecutorError
 from frugalbo.executors.local import LocalExecutor
@@ -75,7 +75,7 @@ def test_a_job_that_cannot_be_loaded_is_refused_with_the_reason(tmp_path, job, r
     (tmp_path / "dies.py").write_text("import os\nprint('the end', flush=True)\nos._exit(1)\n")
     (tmp_path / "starts_a_run.py").write_text(
         "from frugalbo.executors.local import LocalExecutor\n"
-        "from conftest import local_problem\n"
+        "from local_setup import local_problem\n"
         "with LocalExecutor(local_problem('quick'), preload=()):\n    pass\n"
     )
     root = tmp_path if (tmp_path / job.partition(":")[0]).exists() else local_problem("quick").root
@@ -92,7 +92,7 @@ def test_a_job_is_imported_with_its_folder_at_hand(run, tmp_path):
 
 def test_leaving_by_an_error_ends_all_that_runs(tmp_path):
     executor = LocalExecutor(local_problem("ignores_sigterm"), SLOTS, grace_s=0.2, preload=())
-    with pytest.raises(KeyError), executor:
+    with pytest.raises(KeyError), executor:  # noqa: PT012
         for trial, slot in enumerate(SLOTS):
             executor.submit(a_segment(tmp_path / str(trial), trial=trial, slot=slot))
         while not executor.wait(5):

@@ -48,13 +48,15 @@ def test_one_isolated_failure_does_not_poison_the_space():
 
 
 def test_without_data_nearby_the_rate_of_success_is_the_answer():
-    # 3 of 4: the prior of 1.8 in 2 makes (3 + 1.8) / (4 + 2) = 0.8; far from all in 1-d, and at the
-    # centre, where the linear part is silent, nothing but the mean and the prior's variance 3 remains:
-    # Phi(Phi^-1(0.8) sqrt(5) / sqrt(4)) = Phi(0.8416 * 1.1180) = Phi(0.9410) = 0.8267.
-    X = np.array([[0.0, 0.5], [0.0, 0.5], [0.0, 0.5], [0.0, 0.5]])
-    model = FeasibilityGP(X, [True, True, True, False], (0,), searched=1)
-    model.kernel.lengthscale = 1e-1
-    assert model.mean == pytest.approx(0.8416 * 5**0.5, abs=1e-3)
+    # 3 of 4: the prior of 1.8 in 2 makes (3 + 1.8) / (4 + 2) = 0.8. At a corner of 31 dimensions,
+    # far from the centre where all data are (the linear part is silent there), only the mean is
+    # left, Phi^-1(0.8) sqrt(13) = 0.8416 * 3.6056 = 3.0345, and the prior's variance, which at the
+    # corner is 9 + 3 * 12 / 31 * 31 / 4 = 18: Phi(3.0345 / sqrt(19)) = Phi(0.6962) = 0.7568.
+    model = FeasibilityGP(np.full((4, 31), 0.5), [True, True, True, False], ())
+    model.kernel.lengthscale = 0.1
+    alone = FeasibilityGP(np.full((4, 31), 0.5), [True, True, True, False], ()).mean
+    assert alone == pytest.approx(3.0345, abs=1e-3)
+    assert _p(model, [0.0] * 31) == pytest.approx(0.7568, abs=1e-3)
 
 
 def test_it_is_a_botorch_model_with_a_joint_posterior():

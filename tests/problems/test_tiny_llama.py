@@ -159,8 +159,9 @@ def test_a_missing_checkpoint_is_one_clear_error(small, tmp_path):
 
 
 def test_a_run_that_diverges_ends_at_the_next_report(small, tmp_path):
-    with pytest.raises(DivergedError):
-        segment(tmp_path, 0, 40, 40, lr=1e30)
+    # Reports of 40 steps are every 4th, validated every 8th: it ends before the first validation.
+    with pytest.raises(DivergedError, match="val_loss is nan at step 4"):
+        segment(tmp_path, 0, 40, 40, lr=1e30, warmup=0.0)
 
 
 def test_the_schedule_is_replanned_for_the_promised_steps(small, tmp_path):
@@ -237,6 +238,25 @@ def test_rotary_positions_see_distances_only():
     one[..., 0] = 1
     turned = llama.rotate(one, model.rotations[:3])[0, 2, 0, :2]
     assert turned.tolist() == pytest.approx([math.cos(2), math.sin(2)], abs=1e-6)
+
+
+def test_attention_knows_the_order_of_what_came_before():
+    # Without positions, one layer's last logits would not change when earlier tokens trade places.
+    model = llama.build(replace(SMALL, layers=1), 97, 0, "cpu")
+    with torch.no_grad():
+        for parameter in model.parameters():
+            parameter.mul_(10) if parameter.dim() == 2 else None
+        last = [model(torch.tensor([order]))[0, -1] for order in ([3, 5, 7], [5, 3, 7])]
+    assert (last[0] - last[1]).abs().max() > 1e-3
+
+
+def test_the_loss_is_that_of_each_next_token():
+    model = llama.build(SMALL, 97, 0, "cpu")
+    windows = torch.tensor([[2, 3, 5, 7], [11, 13, 17, 19]])
+    with torch.no_grad():
+        log_p = model(windows[:, :3]).log_softmax(-1)
+        of_next = [log_p[row, t, windows[row, t + 1]].item() for row in range(2) for t in range(3)]
+        assert model.loss(windows).item() == pytest.approx(-sum(of_next) / 6, abs=1e-6)
 
 
 def test_rms_norm_matches_the_closed_form():
@@ -517,6 +537,8 @@ def test_baselines_are_the_optimizers_they_claim_to_be():
     assert type(frugal) is Frugal
     linear = frugal.param_groups[0]
     assert (linear["projectable"], linear["density"], linear["update_gap"]) == (True, 0.3, 7)
+    scaled = train.make_optimizer(model, train.Config(optimizer="adamw", lr=1e-2, projectable_lr_scale=0.3), 0)
+    assert [g["lr"] for g in scaled.param_groups] == pytest.approx([3e-3, 1e-2, 1e-2])
     for optimizer in (adamw, frugal):
         decay = {g["weight_decay"]: {p.dim() for p in g["params"]} for g in optimizer.param_groups}
         assert decay == {0.1: {2}, 0.0: {1}}

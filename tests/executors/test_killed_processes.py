@@ -1,0 +1,250 @@
+"""kill -9 of each process of ours, and what a later controller makes of it."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import random
+import shutil
+import signal
+import subprocess
+import sys
+import time
+
+import pytest
+from local_setup import HERE, SLOTS, a_segment, is_alive, left_of, local_problem, read_pids
+
+from frugalbo.budget.amounts import Cost
+from frugalbo.executors import processes
+from frugalbo.executors.local import LocalExecutor
+from frugalbo.executors.segments import SegmentFolder
+from frugalbo.study import Ended, Outcome, Reported, Started
+from frugalbo.testing.executors import drain
+
+
+def wait_for(condition, timeout_s=10.0):
+    give_up = time.monotonic() + timeout_s
+    while not condition():
+        assert time.monotonic() < give_up
+        time.sleep(0.005)
+
+
+@pytest.fixture
+def controller(tmp_path):
+    """Start controllers in processes of their own; returns them once they have got so far."""
+    running = []
+
+    def start(job, *, count=1, until="submitted"):
+        command = [sys.executable, str(HERE / "controller.py"), job, str(tmp_path), str(count)]
+        process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True, cwd=HERE, start_new_session=True)
+        running.append(process)
+        assert process.stdout is not None
+        while until and process.stdout.readline().strip() != until:
+            assert process.poll() is None
+        return process
+
+    yield start
+    for process in running:
+        with contextlib.suppress(ProcessLookupError):
+            process.kill()
+        process.communicate()
+
+
+def family(process):
+    return processes.descendants(process.pid)
+
+
+def started(trial=0, at=None, held=60.0):
+    at = time.time() - 1 if at is None else at
+    return Started(trial, 0, {"x": 1.0}, 0, 1000, 1000, Cost(device_seconds=held), f"cpu:{trial}", at)
+
+
+def recover(folder, trial=0, **fields):
+    with LocalExecutor(local_problem("quick", steps=1000), SLOTS, preload=()) as executor:
+        return list(executor.recover(started(trial, **fields), folder / f"trial-{trial}"))
+
+
+def kill_and_see_all_die(process, also=()):
+    alive = family(process) | set(also)
+    assert len(alive) >= 3
+    process.kill()
+    killed = time.monotonic()
+    wait_for(lambda: not any(is_alive(pid) for pid in alive), timeout_s=2.0)
+    return time.monotonic() - killed
+
+
+def test_a_killed_controller_leaves_nothing_alive_and_its_segments_can_go_on(controller, tmp_path):
+    process = controller("steps_for_ever", count=2)
+    for trial in (0, 1):
+        wait_for(lambda t=trial: SegmentFolder(tmp_path / f"trial-{t}", 0).checkpoint(1000) >= 5)
+    kill_and_see_all_die(process)
+    for trial in (0, 1):
+        *reports, ended = recover(tmp_path, trial)
+        assert isinstance(ended, Ended)
+        assert (ended.trial, ended.outcome, ended.failure) == (trial, Outcome.INTERRUPTED, None)
+        steps = [report.step for report in reports if isinstance(report, Reported)]
+        assert steps == list(range(1, ended.checkpoint + 1))  # it was asked, so it saved and reported its last step
+        assert ended.checkpoint >= 5
+        assert 0.05 < ended.used.device_seconds < 5
+        assert ended.used.evaluations == 1
+
+
+def test_children_of_a_job_die_with_the_controller(controller, tmp_path):
+    process = controller("leaves_children")
+    names = ("plain", "setsid", "double", "program")
+    wait_for(lambda: all((tmp_path / "trial-0" / "checkpoints" / name).exists() for name in names))
+    kill_and_see_all_die(process, read_pids(tmp_path / "trial-0", *names).values())
+
+
+def test_a_controller_killed_while_it_loads_leaves_nothing(controller):
+    process = controller("quick", until=None)
+    wait_for(lambda: family(process))
+    alive = family(process)
+    process.kill()
+    wait_for(lambda: not any(is_alive(pid) for pid in alive), timeout_s=2.0)
+
+
+def test_a_controller_that_is_told_to_end_leaves_nothing(controller):
+    process = controller("ignores_sigterm")
+    alive = family(process)
+    process.terminate()
+    wait_for(lambda: not any(is_alive(pid) for pid in alive), timeout_s=2.0)
+
+
+def test_controller_template_and_supervisor_killed_at_once(controller, tmp_path):
+    """The job dies by the system, and what it left by whoever recovers; charged the time since its start."""
+    process = controller("leaves_children")
+    names = ("plain", "setsid", "double", "program")
+    files = SegmentFolder(tmp_path / "trial-0", 0)
+    # Of the program, whose environment is empty, only what its supervisor noted can tell.
+    wait_for(lambda: len(files.read_processes()[2]) == 4)
+    orders, supervisor = files.read_orders(), files.read_processes()[0]
+    assert orders is not None
+    assert supervisor is not None
+    for pid in (process.pid, orders.template.pid, supervisor.pid):
+        os.kill(pid, signal.SIGKILL)
+    process.wait()
+    ended = recover(tmp_path)[-1]
+    pids = read_pids(tmp_path / "trial-0", *names)
+    assert [name for name, pid in pids.items() if is_alive(pid)] == []
+    assert isinstance(ended, Ended)
+    assert ended.outcome == Outcome.INTERRUPTED
+    assert 1 <= ended.used.device_seconds < 10
+
+
+def test_a_killed_job_has_failed(tmp_path):
+    with LocalExecutor(local_problem("ignores_sigterm"), SLOTS, preload=()) as executor:
+        executor.submit(a_segment(tmp_path))
+        assert isinstance(executor.wait(10)[0], Reported)
+        os.kill(SegmentFolder(tmp_path, 0).read_processes()[1].pid, signal.SIGKILL)
+        ended = drain(executor)[-1]
+        assert isinstance(ended, Ended)
+        assert (ended.outcome, ended.failure) == (Outcome.FAILED, "killed")
+
+
+def test_segments_outlive_the_template_and_a_new_one_starts_the_next(tmp_path):
+    with LocalExecutor(local_problem("saves_when_asked"), SLOTS, preload=()) as executor:
+        executor.submit(a_segment(tmp_path / "0"))
+        orders = SegmentFolder(tmp_path / "0", 0).read_orders()
+        assert orders is not None
+        os.kill(orders.template.pid, signal.SIGKILL)
+        executor.submit(a_segment(tmp_path / "1", trial=1, slot=SLOTS[1]))
+        for trial in (0, 1):
+            wait_for(lambda t=trial: (tmp_path / str(t) / "segment-0" / "reports.jsonl").exists())
+            executor.cancel(trial)
+        ends = [event for event in drain(executor, ends=2) if isinstance(event, Ended)]
+        assert [(end.outcome, end.checkpoint) for end in ends] == [(Outcome.STOPPED, 1)] * 2
+        assert left_of(executor) == set()
+
+
+def test_a_supervisor_killed_beside_another_segment_does_not_disturb_it(tmp_path):
+    with LocalExecutor(local_problem("saves_when_asked"), SLOTS, preload=()) as executor:
+        for trial, slot in enumerate(SLOTS):
+            executor.submit(a_segment(tmp_path / str(trial), trial=trial, slot=slot))
+            wait_for(lambda t=trial: (tmp_path / str(t) / "segment-0" / "reports.jsonl").exists())
+        os.kill(SegmentFolder(tmp_path / "0", 0).read_processes()[0].pid, signal.SIGKILL)
+        ends = [event for event in drain(executor) if isinstance(event, Ended)]
+        assert [(end.trial, end.outcome) for end in ends] == [(0, Outcome.INTERRUPTED)]
+        executor.cancel(1)
+        ended = drain(executor)[-1]
+        assert isinstance(ended, Ended)
+        assert (ended.trial, ended.outcome, ended.checkpoint) == (1, Outcome.STOPPED, 1)
+
+
+def test_a_supervisor_killed_after_the_last_planned_step_loses_no_result(tmp_path):
+    with LocalExecutor(local_problem("hangs_with_its_result"), SLOTS, preload=()) as executor:
+        executor.submit(a_segment(tmp_path))
+        assert isinstance(executor.wait(10)[0], Reported)
+        os.kill(SegmentFolder(tmp_path, 0).read_processes()[0].pid, signal.SIGKILL)
+        ended = drain(executor)[-1]
+        assert isinstance(ended, Ended)
+        assert ended.outcome == Outcome.COMPLETED
+
+
+def finished_segment(folder, **changes):
+    with LocalExecutor(local_problem("quick", steps=1000), SLOTS, preload=()) as executor:
+        executor.submit(a_segment(folder, until=1000, planned=1000, **changes))
+        return drain(executor)
+
+
+def test_a_segment_that_had_ended_is_recovered_as_it_ended(tmp_path):
+    events = finished_segment(tmp_path / "trial-0")
+    assert recover(tmp_path) == events
+
+
+def test_without_a_receipt_the_time_since_the_start_is_charged_up_to_what_was_held(tmp_path):
+    finished_segment(tmp_path / "trial-0")
+    folder = tmp_path / "trial-0" / "segment-0"
+    (folder / "receipt.json").unlink()
+    with (folder / "reports.jsonl").open("ab") as file:
+        file.write(b'{"step": 1001, "metri')  # torn
+    for at, held, low, high in ((time.time() - 4, 60.0, 4.0, 8.0), (time.time() - 3600, 9.5, 9.5, 9.5)):
+        report, ended = recover(tmp_path, at=at, held=held)
+        assert isinstance(report, Reported)
+        assert isinstance(ended, Ended)
+        assert ended.outcome == Outcome.COMPLETED  # the last planned step was reported: nothing is left to do
+        assert low <= ended.used.device_seconds <= high
+
+
+def test_a_pid_that_went_to_another_process_is_not_killed(tmp_path):
+    """Neither is one of another boot, whatever its pid."""
+    finished_segment(tmp_path / "trial-0")
+    folder = tmp_path / "trial-0" / "segment-0"
+    (folder / "receipt.json").unlink()
+    bystander = subprocess.Popen(["sleep", "60"])
+    identity = processes.identify(bystander.pid)
+    assert identity is not None
+    noted = {name: {"pid": identity.pid, "started": identity.started - 1} for name in ("supervisor", "job")}
+    (folder / "processes.json").write_text(json.dumps(noted))
+    recover(tmp_path)
+    assert bystander.poll() is None
+    orders = json.loads((folder / "orders.json").read_text())
+    (folder / "orders.json").write_text(json.dumps(orders | {"machine": "another boot"}))
+    noted = {name: {"pid": identity.pid, "started": identity.started} for name in ("supervisor", "job")}
+    (folder / "processes.json").write_text(json.dumps(noted))
+    recover(tmp_path)
+    assert bystander.poll() is None
+    bystander.kill()
+    bystander.wait()
+
+
+@pytest.mark.slow
+def test_twenty_controllers_killed_at_random_leave_nothing(controller, tmp_path):
+    rng = random.Random(5)
+    executor = LocalExecutor(local_problem("quick", steps=1000), SLOTS, preload=())
+    for _ in range(20):
+        process = controller("steps_for_ever", count=2, until="warm")
+        time.sleep(rng.uniform(0, 0.15))
+        alive = family(process)
+        process.kill()
+        process.wait()
+        for trial in (0, 1):
+            folder = tmp_path / f"trial-{trial}"
+            *reports, ended = executor.recover(started(trial), folder)
+            assert isinstance(ended, Ended)
+            assert ended.outcome == Outcome.INTERRUPTED
+            assert len(reports) == ended.checkpoint  # asked to end, it saved and reported its last step
+            if folder.exists():
+                shutil.rmtree(folder)
+        assert not any(is_alive(pid) for pid in alive)
