@@ -94,7 +94,7 @@ def money(study: Study) -> Figure:
             _block(ax, left, y, part, kind)
             if part > 0.07:
                 color = look.FIXED_PAPER if kind in _DARK else look.FIXED_INK if kind != "unspent" else INK
-                ax.text(
+                text = ax.text(
                     left + part / 2,
                     y,
                     look.plain(wording.amount(book.resource, amount, whole)),
@@ -103,6 +103,8 @@ def money(study: Study) -> Figure:
                     fontsize=9,
                     color=color,
                 )
+                if kind == "held":
+                    text.set_bbox({"facecolor": COLOURS[kind], "edgecolor": "none", "pad": 0.8})
             left += part
         if book.total and book.spent > book.total:
             ax.axvline(
@@ -228,4 +230,4 @@ def _money_title(study: Study) -> str:
     if book.resource == "wall_seconds":
         return f"Something ran for {wording.share(good, whole)} of the time"
     text = f"{wording.share(good, book.spent)} of what was spent went into finished segments"
-    return text + (f", {wording.share(lost, book.spent)} was lost to failures" if lost else "")
+    return text + (f", {wording.share(lost, book.spent)} was lost to failures or interruptions" if lost else "")

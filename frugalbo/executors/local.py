@@ -19,25 +19,26 @@ import select
 import shutil
 import signal
 import socket
+import sys
 import time
 import uuid
+import warnings
 import weakref
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Self
 
-from frugalbo.errors import ExecutorError, StudyError
+from frugalbo.errors import ExecutorError, FrugalWarning, StudyError
 from frugalbo.executors import processes
 from frugalbo.executors.base import Segment
 from frugalbo.executors.devices import assign_cores, local_slots, visible_devices
 from frugalbo.executors.processes import Identity
-from frugalbo.executors.recovery import end_left_over, recover_segment
+from frugalbo.executors.recovery import end_left_over, end_unseen, recover_segment
 from frugalbo.executors.segments import Orders, ReportReader, SegmentFolder, absolute, cost_of
 from frugalbo.executors.template import WarmProcess
-from frugalbo.executors.verdict import judge_silent
 from frugalbo.executors.warm import LOADING
-from frugalbo.problem import Problem, job_address
+from frugalbo.problem import IN_MEMORY, Problem, job_address
 from frugalbo.slot import Slot
 from frugalbo.study import Ended, Event, Outcome, Reported, Started, event_from_json
 
@@ -126,6 +127,9 @@ class LocalExecutor:
                 f"the job {loading!r} starts a run when its file is imported; put that under if __name__ == '__main__':"
             )
         self._check_command()
+        if self._is_forked_beside_threads() and any(slot.threads > 1 for slot in self._slots):
+            message = "a job that only this process has runs on one thread here; move the function to a file for more"
+            warnings.warn(message, FrugalWarning, stacklevel=2)
         self._run = uuid.uuid4().hex
         self._wake = os.pipe()
         for fd in self._wake:
@@ -242,6 +246,8 @@ class LocalExecutor:
 
     def _orders(self, segment: Segment, template: Identity) -> Orders:
         words = job_address(self._problem.job)
+        if self._is_forked_beside_threads():
+            segment = replace(segment, slot=replace(segment.slot, threads=1))
         slot = segment.slot
         visible = self._visible[slot.index : slot.index + slot.devices] if slot.kind == "cuda" else []
         return Orders(
@@ -257,6 +263,10 @@ class LocalExecutor:
             visible=",".join(visible),
             grace_s=self._grace_s,
         )
+
+    def _is_forked_beside_threads(self) -> bool:
+        """Whether jobs are copies of this process, which has used threads that they would wait for in vain."""
+        return "torch" in sys.modules and job_address(self._problem.job) == IN_MEMORY
 
     def _start_template(self) -> WarmProcess:
         assert self._wake is not None
@@ -340,22 +350,9 @@ class LocalExecutor:
         seconds = time.monotonic() - running.began
         if (receipt := files.read_receipt()) is not None:
             return receipt
-        reports = ReportReader(files, segment.trial, segment.start, segment.until).read()
-        checkpoint = files.checkpoint(segment.until)
-        is_cancelled = running.asked == Outcome.STOPPED
+        used, cancelled = cost_of(segment, seconds), running.asked == Outcome.STOPPED
         objective = self._problem.objective.metric
-        outcome, failure, message = judge_silent(segment, objective, reports, checkpoint, cancelled=is_cancelled)
-        return Ended(
-            trial=segment.trial,
-            segment=segment.number,
-            outcome=outcome,
-            used=cost_of(segment, seconds),
-            at=self.now(),
-            checkpoint=checkpoint,
-            failure=failure,
-            message=message,
-            log_tail=files.log_tail(),
-        )
+        return end_unseen(segment, files, objective, used=used, at=self.now(), cancelled=cancelled)
 
     def _left_of(self, running: _Running) -> set[int]:
         dead = running.supervisor

@@ -39,20 +39,27 @@ def recover_segment(
     if receipt is not None and (receipt.trial, receipt.segment) == (started.trial, started.segment):
         return [*reports, receipt]
     segment = orders.segment if orders else _segment_of(started, folder, slots)
-    checkpoint = files.checkpoint(started.until)
-    outcome, failure, message = judge_silent(segment, objective, reports, checkpoint)
-    ended = Ended(
-        trial=started.trial,
-        segment=started.segment,
+    return [*reports, end_unseen(segment, files, objective, used=_charge(started, segment, now), at=now)]
+
+
+def end_unseen(
+    segment: Segment, files: SegmentFolder, objective: str, *, used: Cost, at: float, cancelled: bool = False
+) -> Ended:
+    """The `Ended` of a segment without a receipt, by what it left."""
+    reports = ReportReader(files, segment.trial, segment.start, segment.until).read()
+    checkpoint = files.checkpoint(segment.until)
+    outcome, failure, message = judge_silent(segment, objective, reports, checkpoint, cancelled=cancelled)
+    return Ended(
+        trial=segment.trial,
+        segment=segment.number,
         outcome=outcome,
-        used=_charge(started, segment, now),
-        at=now,
+        used=used,
+        at=at,
         checkpoint=checkpoint,
         failure=failure,
         message=message,
         log_tail=files.log_tail(),
     )
-    return [*reports, ended]
 
 
 def end_left_over(files: SegmentFolder, orders: Orders) -> None:

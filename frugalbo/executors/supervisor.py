@@ -26,7 +26,7 @@ from frugalbo.executors import processes, runner
 from frugalbo.executors.output import ReportParser
 from frugalbo.executors.segments import BoundedLog, Orders, ReportReader, ReportWriter, SegmentFolder, cost_of
 from frugalbo.executors.verdict import Reason, Seen, judge
-from frugalbo.study import Ended, event_to_json
+from frugalbo.study import Ended, Failure, event_to_json
 
 NAME = "frugalbo-watch"
 SPARE = "frugalbo-spare"  # until the orders come
@@ -144,6 +144,9 @@ class Supervisor:
                 self._watch()
             else:
                 self._asked = "interrupt"
+        except OSError as error:  # such as a full disk
+            message = f"it could not be watched: {error}"
+            self._result = json.dumps({"failure": Failure.ERROR, "message": message}).encode()
         finally:
             stubborn = self._end_all()
         self._finish(stubborn)

@@ -94,6 +94,7 @@ class Template:
             if self._spare is not None:
                 self._supervisors.discard(self._spare[0])
             processes.kill_until_gone(self._strays, timeout_s=2)
+            self._reap()
 
     def _serve(self, controller: Identity) -> None:
         self._signals, writer = socket.socketpair()

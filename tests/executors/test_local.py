@@ -2,11 +2,13 @@ from __future__ import annotations
 
 import os
 import time
+from contextlib import nullcontext
 
 import pytest
 from local_setup import SLOTS, a_segment, left_of, local_problem
 
-from frugalbo.errors import ExecutorError
+from frugalbo.errors import ExecutorError, FrugalWarning
+from frugalbo.executors.devices import usable_cores
 from frugalbo.executors.local import LocalExecutor
 from frugalbo.problem import Problem
 from frugalbo.slot import Slot
@@ -148,6 +150,26 @@ def test_a_folder_that_cannot_be_written_is_refused(tmp_path):
         assert len(executor.free_slots()) == 2
         executor.submit(a_segment(tmp_path / "trial"))
         assert isinstance(drain(executor)[-1], Ended)
+
+
+@pytest.mark.slow
+def test_a_function_in_memory_does_not_wait_for_the_threads_of_its_parent(tmp_path):
+    """An OpenMP pool does not survive a fork: with two threads this job would hang."""
+    torch = pytest.importorskip("torch")
+    threads, matrix = torch.get_num_threads(), torch.ones(1511, 1511)
+    torch.set_num_threads(2)
+    try:
+        matrix @ matrix + 1
+        slot = Slot("cpu:0", "cpu", 0, threads=min(2, len(usable_cores())))
+        executor = LocalExecutor(local_problem(lambda ctx: float((matrix @ matrix).sum() > 0)), [slot])
+        expected = pytest.warns(FrugalWarning, match="one thread") if slot.threads > 1 else nullcontext()
+        with expected, executor:
+            executor.submit(a_segment(tmp_path, slot=slot, cap_s=10.0))
+            ended = drain(executor)[-1]
+    finally:
+        torch.set_num_threads(threads)
+    assert isinstance(ended, Ended)
+    assert ended.outcome == Outcome.COMPLETED
 
 
 @pytest.mark.slow

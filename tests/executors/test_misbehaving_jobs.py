@@ -143,6 +143,19 @@ def test_a_job_that_kills_its_supervisor_dies_with_it(tmp_path):
         assert not is_alive(read_pids(tmp_path, "orphan")["orphan"])
 
 
+def test_a_function_in_memory_that_kills_its_supervisor_dies_with_it(tmp_path):
+    """Its processes carry no mark in their environment, as they were never executed."""
+    import local_jobs
+
+    job = local_jobs.kills_its_supervisor
+    with LocalExecutor(local_problem(lambda ctx: job(ctx)), SLOTS, preload=()) as executor:
+        executor.submit(a_segment(tmp_path))
+        ended = drain(executor)[-1]
+        assert isinstance(ended, Ended)
+        assert ended.outcome == Outcome.INTERRUPTED
+        assert not is_alive(read_pids(tmp_path, "orphan")["orphan"])
+
+
 def test_a_job_that_stops_its_supervisor_is_found_out(tmp_path):
     with LocalExecutor(local_problem("stops_its_supervisor"), SLOTS, preload=()) as executor:
         executor.submit(a_segment(tmp_path))

@@ -40,6 +40,12 @@ def _bowl(params):
     return (params["x"] - 0.3) ** 2 + (params["y"] - 0.7) ** 2
 
 
+def _branin(p):
+    x, y = 15 * p["x"] - 5, 15 * p["y"]
+    valley = (y - 5.1 / (4 * math.pi**2) * x * x + 5 / math.pi * x - 6) ** 2
+    return valley + 10 * (1 - 1 / (8 * math.pi)) * math.cos(x) + 10
+
+
 def _mixed(params):
     loss = (math.log10(params["lr"]) + 3) ** 2 + 0.1 * params["depth"]
     return loss + {"adam": 0.3, "sgd": (params.get("momentum", 0) - 0.9) ** 2, "lion": 1.0}[params["optimizer"]]
@@ -135,6 +141,17 @@ def test_asynchronous_suggestions_keep_apart():
     U = np.array([SQUARE.encode(t.params) for t in list(study.trials.values())[11:]])
     distance = np.abs(U[:, None] - U[None]).max(-1) + np.eye(8)
     assert distance.min() > 0.01
+
+
+def test_workers_that_ask_together_look_in_different_places():
+    # Four at once on a function with three valleys. Without belief in the pending points they stay
+    # in a heap as wide as the least distance allows: medians of 0.04 to 0.06 in all of these six.
+    def spread(seed):
+        found = BayesianProposer(seed=seed).propose(_study(SQUARE, _branin, 9, seed), 4)
+        U = np.array([SQUARE.encode(s.params) for s in found])
+        return np.median(np.abs(U[:, None] - U[None]).max(-1)[np.triu_indices(4, 1)])
+
+    assert sum(spread(seed) > 0.08 for seed in range(6)) >= 5
 
 
 def test_a_paused_trial_is_pending_until_it_has_its_value():
@@ -303,15 +320,6 @@ def test_a_study_is_not_changed_by_being_asked_about():
     before = repr(study.trials)
     bo.BayesianProposer(seed=0).propose(study, 2)
     assert repr(study.trials) == before
-
-
-def _branin(p):
-    x, y = 15 * p["x"] - 5, 15 * p["y"]
-    return (
-        (y - 5.1 / (4 * math.pi**2) * x * x + 5 / math.pi * x - 6) ** 2
-        + 10 * (1 - 1 / (8 * math.pi)) * math.cos(x)
-        + 10
-    )
 
 
 @pytest.mark.slow
