@@ -25,8 +25,8 @@ import frugalbo as fb
 from frugalbo.executors.base import Segment
 from frugalbo.executors.devices import local_slots
 from frugalbo.executors.local import LocalExecutor
-from frugalbo.findings import utilisation
 from frugalbo.live import LogView
+from frugalbo.report.findings import utilisation
 from frugalbo.space import Params
 from frugalbo.study import Ended, Reported
 

@@ -16,7 +16,6 @@ from frugalbo.slot import Slot
 from frugalbo.space import Params
 from frugalbo.study import Ended, Event, Outcome, Reported, Started
 
-
 __all__ = ["Executor", "Segment", "Slot"]
 
 

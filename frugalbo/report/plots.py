@@ -17,14 +17,14 @@ from matplotlib.colors import LinearSegmentedColormap, Normalize
 from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter, MaxNLocator
 
-from frugalbo import plot_style as look
-from frugalbo import wording
-from frugalbo.findings import accounts, against_defaults, default_trial, main_resource, results
-from frugalbo.findings import best_so_far as improvements
-from frugalbo.importance import Importance
-from frugalbo.importance import importance as compute_importance
-from frugalbo.plot_style import BLUE, COLOURS, FAINT, GRID, INK, MUTED, ORANGE, PAPER
-from frugalbo.plot_time import gantt, money
+from frugalbo.report import plot_style as look
+from frugalbo.report import wording
+from frugalbo.report.findings import accounts, against_defaults, default_trial, main_resource, results
+from frugalbo.report.findings import best_so_far as improvements
+from frugalbo.report.importance import Importance
+from frugalbo.report.importance import importance as compute_importance
+from frugalbo.report.plot_style import BLUE, COLOURS, FAINT, GRID, INK, MUTED, ORANGE, PAPER
+from frugalbo.report.plot_time import gantt, money
 from frugalbo.space import Choice, Fixed, Parameter
 from frugalbo.study import Status, Study, Trial
 

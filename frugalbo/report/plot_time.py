@@ -9,11 +9,11 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.patches import Patch
 
-from frugalbo import plot_style as look
-from frugalbo import wording
-from frugalbo.findings import SegmentRow, accounts, merge, shown_resources, utilisation
-from frugalbo.findings import gantt as segment_rows
-from frugalbo.plot_style import COLOURS, INK, MUTED, PAPER
+from frugalbo.report import plot_style as look
+from frugalbo.report import wording
+from frugalbo.report.findings import SegmentRow, accounts, merge, shown_resources, utilisation
+from frugalbo.report.findings import gantt as segment_rows
+from frugalbo.report.plot_style import COLOURS, INK, MUTED, PAPER
 from frugalbo.study import Study
 
 _DARK = frozenset({"completed", "failed", "in use", "elsewhere", "overrun"})

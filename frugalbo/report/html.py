@@ -9,13 +9,13 @@ from __future__ import annotations
 import html
 import re
 from collections.abc import Iterable, Mapping, Sequence
-from typing import Final
+from typing import TYPE_CHECKING, Final
 
 from matplotlib.figure import Figure
 
-from frugalbo import wording
 from frugalbo.budget.amounts import Resource
-from frugalbo.findings import (
+from frugalbo.report import wording
+from frugalbo.report.findings import (
     TrialRow,
     accounts,
     against_defaults,
@@ -27,12 +27,14 @@ from frugalbo.findings import (
     trial_rows,
     utilisation,
 )
-from frugalbo.html_parts import SCRIPT, STYLE
-from frugalbo.pictures import svg
-from frugalbo.plot_style import COLOURS
-from frugalbo.report import Report
+from frugalbo.report.html_parts import SCRIPT, STYLE
+from frugalbo.report.pictures import svg
+from frugalbo.report.plot_style import COLOURS
 from frugalbo.space import Fixed, Parameter
 from frugalbo.study import Status, Study
+
+if TYPE_CHECKING:
+    from frugalbo.report import Report
 
 _LONGEST_LOG: Final = 4000
 _LONGEST_TEXT: Final = 300

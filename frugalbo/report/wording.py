@@ -6,7 +6,7 @@ import math
 from typing import Final
 
 from frugalbo.budget.amounts import Resource
-from frugalbo.findings import (
+from frugalbo.report.findings import (
     accounts,
     against_defaults,
     gantt,
@@ -15,7 +15,7 @@ from frugalbo.findings import (
     time_in_use,
     utilisation,
 )
-from frugalbo.importance import Importance
+from frugalbo.report.importance import Importance
 from frugalbo.study import Study
 
 # From how many seconds on a unit reads well, its size, its name.

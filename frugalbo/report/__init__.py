@@ -13,9 +13,9 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from frugalbo import wording
 from frugalbo.budget.amounts import Resource
-from frugalbo.findings import (
+from frugalbo.report import wording
+from frugalbo.report.findings import (
     accounts,
     against_defaults,
     best_so_far,
@@ -28,7 +28,7 @@ from frugalbo.findings import (
     trial_rows,
     utilisation,
 )
-from frugalbo.importance import importance
+from frugalbo.report.importance import importance
 from frugalbo.study import Status, Study, Trial
 
 __all__ = [
@@ -118,8 +118,8 @@ class Report:
         Raises:
             OSError: If the folder cannot be written.
         """
-        from frugalbo.html import page
-        from frugalbo.pictures import draw, png
+        from frugalbo.report.html import page
+        from frugalbo.report.pictures import draw, png
 
         folder = Path(folder)
         folder.mkdir(parents=True, exist_ok=True)

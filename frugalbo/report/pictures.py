@@ -9,10 +9,10 @@ from typing import Final
 import matplotlib as mpl
 from matplotlib.figure import Figure
 
-from frugalbo import plots
-from frugalbo.importance import Importance
-from frugalbo.importance import importance as compute_importance
-from frugalbo.plot_style import GRID, INK, MUTED, PAPER
+from frugalbo.report import plots
+from frugalbo.report.importance import Importance
+from frugalbo.report.importance import importance as compute_importance
+from frugalbo.report.plot_style import GRID, INK, MUTED, PAPER
 from frugalbo.study import Study
 
 _THEME: Final = {INK: "--ink", MUTED: "--muted", GRID: "--grid", PAPER: "--paper"}

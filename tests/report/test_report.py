@@ -11,11 +11,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy.stats import qmc
 
-from frugalbo import wording
 from frugalbo.budget.amounts import Budget, Cost
 from frugalbo.budget.ledger import Ledger
-from frugalbo.findings import longest_pause, peak_held, time_in_use
-from frugalbo.importance import GaussianProcess, importance, sobol_indices
 from frugalbo.problem import Fidelity, Maximize, Minimize, Problem
 from frugalbo.report import (
     Report,
@@ -27,7 +24,10 @@ from frugalbo.report import (
     shown_resources,
     trial_table,
     utilisation,
+    wording,
 )
+from frugalbo.report.findings import longest_pause, peak_held, time_in_use
+from frugalbo.report.importance import GaussianProcess, importance, sobol_indices
 from frugalbo.space import Choice, Float, Space
 from frugalbo.study import Ended, Failure, Outcome, Reported, Started, Study
 from frugalbo.testing.studies import RECIPES, Recipe, make_events, make_study

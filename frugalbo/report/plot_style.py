@@ -19,8 +19,8 @@ from matplotlib.figure import Figure
 from matplotlib.ft2font import FT2Font
 from matplotlib.ticker import FixedLocator, FuncFormatter, LogLocator, MaxNLocator, NullFormatter, NullLocator
 
+from frugalbo.report.wording import number
 from frugalbo.space import Choice, Float, Int, Parameter
-from frugalbo.wording import number
 
 # The page replaces these four by colours of its theme, so nothing else may have them.
 INK: Final = "#1f2430"

@@ -13,13 +13,12 @@ from hypothesis import strategies as st
 from matplotlib.colors import to_hex
 from matplotlib.figure import Figure
 
-from frugalbo import pictures, plot_style, plots
 from frugalbo.budget.amounts import Cost
-from frugalbo.findings import best_so_far, gantt, main_resource, results
-from frugalbo.html import page, text
-from frugalbo.importance import Importance
 from frugalbo.problem import Fidelity, Minimize, Problem
-from frugalbo.report import Report
+from frugalbo.report import Report, pictures, plot_style, plots
+from frugalbo.report.findings import best_so_far, gantt, main_resource, results
+from frugalbo.report.html import page, text
+from frugalbo.report.importance import Importance
 from frugalbo.space import Float, Space
 from frugalbo.study import Ended, Outcome, Reported, Started, Status, Study
 from frugalbo.testing.studies import RECIPES, Recipe, make_study
@@ -201,7 +200,7 @@ def test_plots_leave_the_settings_of_matplotlib_alone():
 
 
 def test_plots_do_not_load_pyplot():
-    code = "import sys, frugalbo.html; print('matplotlib.pyplot' in sys.modules)"
+    code = "import sys, frugalbo.report.html; print('matplotlib.pyplot' in sys.modules)"
     out = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, timeout=60)
     assert out.stdout.strip() == "False"
 
