@@ -30,12 +30,14 @@ class Curve:
         seconds: Seconds from the first step to each of these reports, increasing.
         metrics: What it reports there.
         failure: What happens after the last report if that is not the end of the plan.
+        message: And why.
     """
 
     steps: Sequence[int]
     seconds: Sequence[float]
     metrics: Sequence[Mapping[str, float]]
     failure: Failure | None = None
+    message: str = ""
 
 
 Simulate = Callable[[Params, int, int], Curve]
@@ -143,32 +145,35 @@ class SimulatedExecutor:
         overhead = self._start_up_s + (self._reload_s if segment.start else 0.0) - before
         timeline: list[tuple[float, Reported | Ended]] = []
 
-        def end(after: float, outcome: Outcome, step: int, failure: Failure | None = None) -> None:
-            ended = self._end(segment, after, outcome, step, failure)
+        def end(after: float, outcome: Outcome, step: int, failure: Failure | None = None, why: str = "") -> None:
+            ended = self._end(segment, after, outcome, step, failure, why)
             timeline.append((self._now + after, ended))
 
+        metric = self.problem.objective.metric
         reported, seconds, objective = segment.start, overhead + before, None
         for step, at, metrics in zip(curve.steps, curve.seconds, curve.metrics, strict=True):
             if not segment.start < step <= segment.until:
                 continue
             if overhead + at > segment.cap_s:
-                end(segment.cap_s, Outcome.FAILED, reported, Failure.TIMEOUT)
+                why = f"it was not done after the {segment.cap_s:.4g} s that it was granted"
+                end(segment.cap_s, Outcome.FAILED, reported, Failure.TIMEOUT, why)
                 return timeline
             reported, seconds = step, overhead + at
             event = Reported(segment.trial, segment.number, step, dict(metrics), self._now + seconds)
             timeline.append((event.at, event))
-            objective = metrics.get(self.problem.objective.metric)
+            objective = metrics.get(metric)
             if objective is not None and not math.isfinite(objective):
-                end(seconds, Outcome.FAILED, reported, Failure.DIVERGED)
+                end(seconds, Outcome.FAILED, reported, Failure.DIVERGED, f"{metric} is {objective} at step {step}")
                 return timeline
         if reported < segment.until or objective is None:
-            end(seconds, Outcome.FAILED, reported, curve.failure or Failure.NO_RESULT)
+            why = curve.message or f"it ended without a report of {metric} at step {segment.until}"
+            end(seconds, Outcome.FAILED, reported, curve.failure or Failure.NO_RESULT, why)
         else:
             end(seconds, Outcome.COMPLETED if reported == segment.planned else Outcome.PAUSED, reported)
         return timeline
 
     def _end(
-        self, segment: Segment, after: float, outcome: Outcome, step: int, failure: Failure | None = None
+        self, segment: Segment, after: float, outcome: Outcome, step: int, failure: Failure | None = None, why: str = ""
     ) -> Ended:
         used = Cost(
             device_seconds=after * segment.slot.devices,
@@ -176,5 +181,4 @@ class SimulatedExecutor:
             evaluations=1.0 if segment.number == 0 else 0.0,
         )
         began = self._running[segment.trial].began if segment.trial in self._running else self._now
-        message = "" if failure is None else f"simulated: {failure}"
-        return Ended(segment.trial, segment.number, outcome, used, began + after, step, failure, message)
+        return Ended(segment.trial, segment.number, outcome, used, began + after, step, failure, why)
