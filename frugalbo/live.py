@@ -8,8 +8,7 @@ from __future__ import annotations
 import json
 import math
 import sys
-from collections.abc import Sequence
-from types import TracebackType
+from collections.abc import Mapping, Sequence
 from typing import IO, Any, Protocol, Self
 
 from rich.console import Console, Group
@@ -21,7 +20,8 @@ from rich.text import Text
 
 from frugalbo.budget.amounts import Resource
 from frugalbo.budget.ledger import Account, Balance
-from frugalbo.study import Ended, Event, Reported, Started, Status, Study, Trial, event_to_json
+from frugalbo.report.wording import amount
+from frugalbo.study import Ended, Event, Started, Status, Study, Trial, event_to_json
 
 _COLOURS = {
     Status.RUNNING: "cyan",
@@ -43,9 +43,7 @@ class View(Protocol):
 
     def __enter__(self) -> Self: ...
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None: ...
+    def __exit__(self, *exc: object) -> None: ...
 
 
 class _Plain:
@@ -79,7 +77,7 @@ class LogView(_Plain):
         """Print the new starts and ends."""
         for event in events:
             if isinstance(event, Started):
-                self._say(f"trial {event.trial} starts on {event.slot}: {format_params(event.params)}")
+                self._say(f"trial {event.trial} starts on {event.slot}: {_in_words(study, event.params)}")
             elif isinstance(event, Ended):
                 self._ended(study, balance, event)
 
@@ -89,7 +87,7 @@ class LogView(_Plain):
         result = f"{study.problem.objective.metric} {value:.5g}" if value is not None else event.message
         best = study.best()
         star = " (best so far)" if best is trial else ""
-        money = "; ".join(f"{format_amount(name, a.free)} left" for name, a in balance.limited.items())
+        money = "; ".join(f"{amount(name, a.free)} left" for name, a in balance.limited.items())
         seconds = event.used.device_seconds
         self._say(f"trial {event.trial} {event.outcome} after {seconds:.1f} s: {result}{star}; {money}")
 
@@ -105,13 +103,11 @@ class TableView:
         self._live = Live(console=self._console, refresh_per_second=8, transient=False)
 
     def __enter__(self) -> Self:
-        self._live.__enter__()
+        self._live.start()
         return self
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self._live.__exit__(kind, error, trace)
+    def __exit__(self, *exc: object) -> None:
+        self._live.stop()
 
     def __call__(self, study: Study, balance: Balance, events: Sequence[Event]) -> None:
         """Redraw."""
@@ -133,8 +129,8 @@ def _bar(account: Account) -> ProgressBar:
 
 
 def _spending(name: Resource, account: Account) -> str:
-    amounts = {"spent": account.spent, "held": account.held, "left": account.free}
-    return "  ".join(f"{format_amount(name, amount)} {what}" for what, amount in amounts.items())
+    parts = {"spent": account.spent, "held": account.held, "left": account.free}
+    return "  ".join(f"{amount(name, part, account.total)} {what}" for what, part in parts.items())
 
 
 def _headline(study: Study, balance: Balance) -> Text:
@@ -142,7 +138,7 @@ def _headline(study: Study, balance: Balance) -> Text:
     counts = {status: len(study.with_status(status)) for status in Status}
     parts = [f"{n} {status}" for status, n in counts.items() if n]
     if (seconds := _time_left(study, balance)) is not None:
-        parts.append(f"about {format_amount('wall_seconds', seconds)} to go")
+        parts.append(f"about {amount('wall_seconds', seconds)} to go")
     if best is not None:
         parts.append(f"best {study.problem.objective.metric} {study.value(best):.5g} (trial {best.number})")
     return Text(", ".join(parts), style="bold")
@@ -181,28 +177,11 @@ def _row(study: Study, trial: Trial, metric: str) -> tuple[str, ...]:
         f"{trial.last_step}/{trial.planned}",
         last,
         f"{trial.used('device_seconds'):.1f}" if trial.ends else "",
-        escape(format_params(trial.params)),
+        escape(_in_words(study, trial.params)),
     )
 
 
-def format_params(params: Any) -> str:  # noqa: ANN401 - any mapping of parameters
-    """Parameters on one line, numbers to three digits."""
-    return " ".join(f"{k}={v:.3g}" if isinstance(v, float) else f"{k}={v}" for k, v in params.items())
-
-
-def format_amount(resource: Resource, amount: float) -> str:
-    """An amount with its unit, for people."""
-    if math.isinf(amount):
-        return "unlimited"
-    if resource == "dollars":
-        return f"{amount:.2f} USD"
-    if resource == "evaluations":
-        return f"{amount:.0f} trials"
-    if resource == "memory_bytes":
-        return f"{amount / 2**30:.2f} GiB"
-    if amount >= 5400:
-        return f"{amount / 3600:.2f} h"
-    return f"{amount / 60:.1f} min" if amount >= 300 else f"{amount:.1f} s"
-
-
-__all__ = ["JsonView", "LogView", "Reported", "TableView", "View", "format_amount", "format_params", "render"]
+def _in_words(study: Study, params: Mapping[str, Any]) -> str:
+    """What distinguishes a configuration; fixed values do not."""
+    varied = {name: value for name, value in params.items() if name in study.problem.space.names}
+    return " ".join(f"{name}={f'{value:.3g}' if isinstance(value, float) else value}" for name, value in varied.items())

@@ -1,0 +1,59 @@
+"""What people see while a run goes on."""
+
+import io
+import json
+
+import pytest
+from rich.console import Console
+
+from frugalbo.live import JsonView, LogView, TableView, render
+from frugalbo.study import event_from_json
+from frugalbo.testing.studies import RECIPES, make_events, make_study
+
+
+def play(view, recipe):
+    study = make_study(recipe)
+    events = list(make_events(recipe))
+    with view:
+        view(study, study.ledger.balance(), events)
+    return study, events
+
+
+@pytest.mark.parametrize("name", [name for name, recipe in RECIPES.items() if recipe.budget is not None])
+def test_every_study_can_be_shown(name):
+    out = io.StringIO()
+    study, _ = play(TableView(Console(file=out, width=100, force_terminal=True)), RECIPES[name])
+    text = out.getvalue()
+    for name in study.ledger.balance().limited:
+        if name != "memory_bytes":
+            assert name.replace("_", " ") in text
+    if study.best():
+        assert f"trial {study.best().number}" in text
+
+
+def test_json_lines_are_the_events():
+    recipe = RECIPES["typical"]
+    out = io.StringIO()
+    _, events = play(JsonView(out), recipe)
+    read = [event_from_json(json.loads(line)) for line in out.getvalue().splitlines()]
+    assert repr(read) == repr(events)  # some losses are NaN, which equals nothing
+
+
+def test_the_log_has_a_line_for_each_start_and_each_end():
+    recipe = RECIPES["typical"]
+    out = io.StringIO()
+    study, _ = play(LogView(out), recipe)
+    lines = out.getvalue().splitlines()
+    assert sum(" starts on " in line for line in lines) == sum(len(t.starts) for t in study.trials.values())
+    assert sum(" after " in line for line in lines) == sum(len(t.ends) for t in study.trials.values())
+
+
+def test_markup_in_what_a_user_wrote_is_not_obeyed():
+    recipe = RECIPES["typical"]
+    study = make_study(recipe)
+    name = study.problem.space.names[0]
+    study.trials[0].params = {name: "[red]stop[/red]"}
+    study.trials = {0: study.trials[0]}
+    out = io.StringIO()
+    Console(file=out, width=200).print(render(study, study.ledger.balance()))
+    assert "[red]stop[/red]" in out.getvalue()
