@@ -262,7 +262,7 @@ def _ax_client(study: Study, seed: int) -> Any:
     from ax.api.client import Client
     from ax.api.configs import ChoiceParameterConfig, RangeParameterConfig
 
-    logging.getLogger("ax").setLevel(logging.WARNING)
+    logging.disable(logging.INFO)  # its loggers set their own levels
     configs: list[Any] = []
     for name, p in study.problem.space.parameters.items():
         if isinstance(p, Choice):

@@ -29,6 +29,8 @@ from frugalbo.store import Lease, RunRecord, Store
 from frugalbo.study import Study
 
 DEFAULT_STORAGE = ".frugalbo/runs.db"
+# A hold that is too high is given back a moment later; one that is too low kills a good trial.
+_CONFIDENCE = 0.995
 
 
 @dataclass(frozen=True, slots=True)
@@ -288,7 +290,7 @@ def _run(handle: Handle, executor: Executor, observe: Observer | None) -> Report
         study=study,
         scheduler=FixedScheduler(study.proposer),
         executor=executor,
-        cost_model=LearnedCost(),
+        cost_model=LearnedCost(confidence=_CONFIDENCE),
         folder=handle.folder,
         seed=handle.seed,
         trial_cap_s=handle.settings.trial_cap_s,

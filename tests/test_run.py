@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from frugalbo.budget.amounts import Budget
+from frugalbo.budget.amounts import Budget, Cost
 from frugalbo.budget.cost import CostPrediction, LearnedCost
 from frugalbo.executors.simulated import Curve, SimulatedExecutor
 from frugalbo.problem import Fidelity, Minimize, Problem
@@ -21,7 +21,7 @@ from frugalbo.session import OpenStudy
 from frugalbo.slot import Slot
 from frugalbo.space import Float, Int, Space
 from frugalbo.store import Store
-from frugalbo.study import Ended, Failure, Outcome, Status
+from frugalbo.study import Ended, Failure, Outcome, Started, Status
 
 STEPS = 7
 PROBLEM = Problem(
@@ -192,6 +192,17 @@ def test_an_interrupt_pauses_what_runs_and_a_second_loop_goes_on_with_it():
     for trial in paused:
         assert trial.status == Status.COMPLETED
         assert trial.starts[1].start == checkpoints[trial.number]
+
+
+def test_a_segment_that_died_unseen_says_nothing_of_what_trials_cost():
+    # Charged 12 of 30 s because nobody saw it die; a trial takes 3 s. The rest must still be spent.
+    study = OpenStudy(PROBLEM, Budget(device_seconds=30))
+    params = {"x": 0.9, "width": 3}
+    study.record(Started(0, 0, params, 0, STEPS, STEPS, Cost(device_seconds=12.0), "cpu:0", 0.0))
+    study.record(Ended(0, 0, Outcome.INTERRUPTED, Cost(device_seconds=12.0), 12.0))
+    assert LearnedCost().predict(study, params, 0, STEPS) is None
+    loop_over(study, now=12.0).run()
+    assert len(study.with_status(Status.COMPLETED)) >= 3
 
 
 class Killed(BaseException):

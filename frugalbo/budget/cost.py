@@ -32,7 +32,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from frugalbo.space import Params, Space
-from frugalbo.study import Outcome, Started, Study, Trial
+from frugalbo.study import Ended, Outcome, Started, Study, Trial
 
 Array = NDArray[np.float64]
 
@@ -231,24 +231,27 @@ def _segments(study: Study) -> _Segments | None:
             seconds = max(_SHORTEST_S, ended.used.device_seconds)
             if ended.outcome in (Outcome.COMPLETED, Outcome.PAUSED):
                 rows.append((u, started.until - started.start, seconds, False))
-            elif ended.used.device_seconds > 0:
-                rows.append((u, *_unfinished(trial, started, seconds)))
+            elif ended.used.device_seconds > 0 and (row := _unfinished(trial, started, ended)) is not None:
+                rows.append((u, *row))
     if not rows:
         return None
     U, steps, seconds, at_least = zip(*rows, strict=True)
     return _Segments(np.array(U), np.array(steps, float), np.array(seconds), np.array(at_least))
 
 
-def _unfinished(trial: Trial, started: Started, seconds: float) -> tuple[float, float, bool]:
+def _unfinished(trial: Trial, started: Started, ended: Ended) -> tuple[float, float, bool] | None:
     """Steps and seconds of a segment that did not reach its end, and whether they are only a lower bound.
 
     With `k` steps reported it was cut somewhere between `k` and `k + 1`, so it stands at the
-    middle; with none, all that is known is that the whole would have cost at least this.
+    middle; with none, all that is known is that the whole would have cost at least this. One that
+    was interrupted before its first report says nothing: its charge may be for the time in which
+    nobody was alive to see it die.
     """
+    seconds = max(_SHORTEST_S, ended.used.device_seconds)
     wanted = started.until - started.start
     done = max((step for step in trial.reports if started.start < step <= started.until), default=started.start)
     if done == started.start:
-        return wanted, seconds, True
+        return None if ended.outcome == Outcome.INTERRUPTED else (wanted, seconds, True)
     return min(wanted, done - started.start + 0.5), seconds, False
 
 

@@ -139,8 +139,8 @@ class Supervisor:
         """Run the segment to its end."""
         try:
             if self._listen_to_all():
+                self._note({self._job.pid})  # before it can do anything
                 self._job.start(self._path)
-                self._note({self._job.pid})
                 self._watch()
             else:
                 self._asked = "interrupt"

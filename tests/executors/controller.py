@@ -1,6 +1,8 @@
 """A controller to be killed: submits the segments that it is told to, says so, and waits."""
 
+import os
 import sys
+import time
 from pathlib import Path
 
 from frugalbo.executors.base import Segment
@@ -26,6 +28,12 @@ if __name__ == "__main__":
             executor.submit(
                 Segment(trial, 0, {"x": 1.0}, 7, 0, 1000, 1000, slots[trial], 60.0, None, folder / f"trial-{trial}")
             )
+        if "--fork" in sys.argv:
+            (folder / "children").mkdir()
+            if (pid := os.fork()) == 0:
+                time.sleep(60)
+                os._exit(0)
+            (folder / "children" / str(pid)).touch()
         print("submitted", flush=True)
         while True:
             executor.wait(0.1)

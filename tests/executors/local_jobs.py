@@ -153,7 +153,6 @@ def forks_without_end(ctx):
                 time.sleep(WAIT_S)
             os._exit(0)
         os.setsid()
-        time.sleep(0.001)
 
 
 def kills_its_supervisor(ctx):

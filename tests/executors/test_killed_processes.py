@@ -35,8 +35,8 @@ def controller(tmp_path):
     """Start controllers in processes of their own; returns them once they have got so far."""
     running = []
 
-    def start(job, *, count=1, until="submitted"):
-        command = [sys.executable, str(HERE / "controller.py"), job, str(tmp_path), str(count)]
+    def start(job, *options, count=1, until="submitted"):
+        command = [sys.executable, str(HERE / "controller.py"), job, str(tmp_path), str(count), *options]
         process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True, cwd=HERE, start_new_session=True)
         running.append(process)
         assert process.stdout is not None
@@ -131,6 +131,44 @@ def test_controller_template_and_supervisor_killed_at_once(controller, tmp_path)
     assert isinstance(ended, Ended)
     assert ended.outcome == Outcome.INTERRUPTED
     assert 1 <= ended.used.device_seconds < 10
+
+
+def test_a_controller_whose_own_children_outlive_it_is_missed_all_the_same(controller, tmp_path):
+    """They hold on to its sockets, so that no end of file tells of its death."""
+    process = controller("ignores_sigterm", "--fork")
+    [child] = (int(path.name) for path in (tmp_path / "children").iterdir())
+    alive = family(process) - {child}
+    assert len(alive) >= 3
+    process.kill()
+    wait_for(lambda: not any(is_alive(pid) for pid in alive), timeout_s=2.0)
+    assert is_alive(child)
+    os.kill(child, signal.SIGKILL)
+
+
+def test_an_interrupt_in_the_terminal_is_for_the_controller_to_handle(controller, tmp_path):
+    """It asks the jobs to end, which save and report first; they see no signal of the terminal."""
+    process = controller("steps_for_ever")
+    wait_for(lambda: SegmentFolder(tmp_path / "trial-0", 0).checkpoint(1000) >= 3)
+    alive = family(process)
+    os.killpg(process.pid, signal.SIGINT)
+    assert process.wait(5) != 0
+    assert not any(is_alive(pid) for pid in alive)
+    *reports, ended = recover(tmp_path)
+    assert isinstance(ended, Ended)
+    assert (ended.outcome, ended.log_tail) == (Outcome.INTERRUPTED, "")
+    assert ended.checkpoint == len(reports) >= 3
+
+
+def test_a_job_dies_with_its_supervisor_though_nobody_looks(tmp_path):
+    with LocalExecutor(local_problem("ignores_sigterm"), SLOTS, preload=()) as executor:
+        executor.submit(a_segment(tmp_path))
+        assert isinstance(executor.wait(10)[0], Reported)
+        orders, (supervisor, job, _) = (files := SegmentFolder(tmp_path, 0)).read_orders(), files.read_processes()
+        assert orders is not None
+        assert supervisor is not None
+        for pid in (orders.template.pid, supervisor.pid):
+            os.kill(pid, signal.SIGKILL)
+        wait_for(lambda: not processes.is_alive(job), timeout_s=2.0)
 
 
 def test_a_killed_job_has_failed(tmp_path):
@@ -247,4 +285,4 @@ def test_twenty_controllers_killed_at_random_leave_nothing(controller, tmp_path)
             assert len(reports) == ended.checkpoint  # asked to end, it saved and reported its last step
             if folder.exists():
                 shutil.rmtree(folder)
-        assert not any(is_alive(pid) for pid in alive)
+        wait_for(lambda: not any(is_alive(pid) for pid in alive), timeout_s=2.0)  # noqa: B023
