@@ -38,7 +38,7 @@ RESULTS = ROOT / "benchmarks" / "results" / "tiny_llama_reference.jsonl"
 STEPS = 512
 SEEDS = (0, 1, 2)
 # How much slower the linear weights learn than embedding, head and norms, and the rates tried for each.
-SCALED_RATES = {1.0: (5e-4, 1e-3, 2e-3, 4e-3, 8e-3, 1.6e-2, 3.2e-2), 0.25: (4e-3, 8e-3, 1.6e-2, 3.2e-2, 6.4e-2)}
+SCALED_RATES = {1.0: (5e-4, 1e-3, 2e-3, 4e-3, 8e-3, 1.6e-2, 3.2e-2), 0.25: (4e-3, 8e-3, 1.6e-2, 3.2e-2, 6.4e-2, 0.128)}
 METHODS: dict[str, dict[str, Any]] = {
     "AdamW": {"optimizer": "adamw"},
     "FRUGAL, density 1": {"density": 1.0},

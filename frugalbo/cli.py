@@ -146,6 +146,8 @@ def _resume(args: argparse.Namespace) -> int:
 
 
 def _finish(report: Report, args: argparse.Namespace) -> int:
+    from frugalbo.run import INTERRUPTED, TOO_SMALL
+
     page = None
     if not args.no_report:
         page = report.write(_report_folder(args, args.report, str(report.run_id)))
@@ -155,10 +157,13 @@ def _finish(report: Report, args: argparse.Namespace) -> int:
         print(report.summary())
         if page:
             print(f"\nreport: {page}")
-    if report.stop_reason == "interrupted by the user":
+    if report.stop_reason == INTERRUPTED:
         print(f"go on with: frugalbo resume {report.run_id}", file=sys.stderr)
         return 130
-    return 0 if report.best else 1
+    if report.best is None:
+        print(f"frugalbo: {report.stop_reason}", file=sys.stderr)
+        return 2 if report.stop_reason.startswith(TOO_SMALL) else 1
+    return 0
 
 
 def _status(args: argparse.Namespace) -> int:

@@ -155,10 +155,11 @@ def _time_left(study: Study, balance: Balance) -> float | None:
 
 def _trials(study: Study) -> Table:
     metric = study.problem.objective.metric
-    table = Table(box=None, header_style="dim", padding=(0, 1))
-    for heading, justify in (("trial", "right"), ("", "left"), ("step", "right"), (metric, "right"), ("s", "right")):
-        table.add_column(heading, justify=justify)  # type: ignore[arg-type]
-    table.add_column("configuration", overflow="ellipsis", no_wrap=True)
+    table = Table(box=None, header_style="dim", padding=(0, 1), expand=True)
+    widths = {"trial": 5, "status": 16, "step": 9, metric: max(8, len(metric)), "s": 6}
+    for heading, width in widths.items():
+        table.add_column(heading, justify="left" if heading == "status" else "right", width=width, no_wrap=True)
+    table.add_column("configuration", overflow="ellipsis", no_wrap=True, ratio=1)
     best = study.best()
     for trial in list(study.trials.values())[-_ROWS:]:
         style = "bold green" if trial is best else None

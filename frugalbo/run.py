@@ -30,6 +30,8 @@ _TICK_S = 0.25
 # Failures in a row after which a run is a mistake, not bad luck: so many if nothing ever succeeded
 # and the jobs raise or die, twice as many where they succeeded before, diverge or hit their caps.
 _CRASH_LOOP = 5
+INTERRUPTED = "interrupted by the user"
+TOO_SMALL = "the budget is smaller than one trial"
 
 Observer = Callable[[Study, Balance, Sequence[Event]], None]
 
@@ -67,7 +69,7 @@ class RunLoop:
                 return self._loop()
             except KeyboardInterrupt:
                 self._interrupt()
-                return "interrupted by the user"
+                return INTERRUPTED
 
     def _loop(self) -> str:
         settled = True
@@ -77,7 +79,7 @@ class RunLoop:
                 self._dispatch()
             self._show()
             if not self.study.with_status(Status.RUNNING):
-                return reason or self._refused or "the scheduler has nothing more to try"
+                return reason or _too_small(self.study) or self._refused or "the scheduler has nothing more to try"
             settled = self._wait()
 
     def _wait(self) -> bool:
@@ -209,6 +211,18 @@ class RunLoop:
 def trial_folder(folder: Path, trial: int) -> Path:
     """Where a trial keeps its checkpoints and logs."""
     return folder / f"trial-{trial:05d}"
+
+
+def _too_small(study: Study) -> str | None:
+    """What to say if the budget went into trials none of which was done in time."""
+    failures = {trial.failure for trial in study.trials.values()}
+    if failures != {Failure.TIMEOUT}:
+        return None
+    longest = max(trial.used("device_seconds") for trial in study.trials.values())
+    return (
+        f"{TOO_SMALL}: none was done within what it was granted, "
+        f"{longest:.3g} device-seconds at most; raise the budget or the cap on trials, or use fewer devices"
+    )
 
 
 def _crash_loop(study: Study) -> str | None:

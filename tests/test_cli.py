@@ -121,6 +121,15 @@ def test_a_job_that_is_broken_stops_early_with_a_clear_message(bowl):
     assert out.count(" starts on ") < 10
 
 
+@pytest.mark.slow
+def test_a_budget_smaller_than_any_trial_is_refused_with_what_was_granted(bowl):
+    (bowl / "bowl.py").write_text(PROBLEM.replace("def train(job):", "def train(job):\n    import time; time.sleep(9)"))
+    code, _, err = run("tune", "bowl.py", "--budget", "1s", "--devices", "cpu:1", cwd=bowl)
+    assert code == 2
+    assert err.startswith("frugalbo: the budget is smaller than one trial")
+    assert err.count("\n") == 1
+
+
 WRONG = {
     "unknown problem": (["tune", "nowhere", "--budget", "1min"], "no problem at 'nowhere'"),
     "unknown unit": (["tune", "bowl.py", "--budget", "10 parsecs"], "parsecs"),
