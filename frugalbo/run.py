@@ -56,6 +56,7 @@ class RunLoop:
     observe: Observer | None = None
     _refused: str = field(default="", init=False)
     _fresh: list[Event] = field(default_factory=list, init=False)
+    _began: float = field(default=-math.inf, init=False)
 
     def run(self) -> str:
         """Spend the budget; returns why it ended, in a sentence.
@@ -66,6 +67,7 @@ class RunLoop:
             self.study.use_clock(self.executor.now)
             try:
                 self._recover()
+                self._began = self.executor.now()
                 return self._loop()
             except KeyboardInterrupt:
                 self._interrupt()
@@ -74,7 +76,7 @@ class RunLoop:
     def _loop(self) -> str:
         settled = True
         while True:
-            reason = _crash_loop(self.study)
+            reason = _crash_loop(self.study, self._began)
             if settled and reason is None:
                 self._dispatch()
             self._show()
@@ -225,12 +227,13 @@ def _too_small(study: Study) -> str | None:
     )
 
 
-def _crash_loop(study: Study) -> str | None:
-    """Why to stop, if the jobs fail by themselves rather than by their configuration."""
-    ended = sorted(
-        (trial for trial in study.trials.values() if trial.ends and trial.status != Status.PAUSED),
-        key=lambda trial: trial.ends[-1].at,
-    )
+def _crash_loop(study: Study, since: float) -> str | None:
+    """Why to stop, if the jobs fail by themselves rather than by their configuration.
+
+    What failed before `since` does not count: a user who mends the job resumes the run.
+    """
+    over = [trial for trial in study.trials.values() if trial.ends and trial.status != Status.PAUSED]
+    ended = sorted((t for t in over if t.ends[-1].at >= since), key=lambda trial: trial.ends[-1].at)
     failed = list(itertools.takewhile(lambda trial: trial.status == Status.FAILED, reversed(ended)))
     is_code = all(trial.failure in (Failure.ERROR, Failure.KILLED, Failure.NO_RESULT) for trial in failed)
     allowed = _CRASH_LOOP if len(failed) == len(ended) and is_code else 2 * _CRASH_LOOP

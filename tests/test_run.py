@@ -141,6 +141,17 @@ def test_a_job_that_always_raises_ends_the_run_after_five_trials():
     assert study.balance()["device_seconds"].spent == 5.0
 
 
+def test_a_run_whose_job_was_mended_goes_on():
+    def broken(params, planned, seed):
+        return Curve([], [], [], failure=Failure.ERROR)
+
+    study = OpenStudy(PROBLEM, Budget(device_seconds=60))
+    loop_over(study, n_slots=1, simulate=broken, start_up_s=1.0).run()
+    loop_over(study, n_slots=1, now=100.0).run()
+    assert len(study.with_status(Status.FAILED)) == 5
+    assert len(study.with_status(Status.COMPLETED)) >= 5
+
+
 def test_diverging_trials_are_given_more_patience_and_successes_too():
     def mostly_diverging(params, planned, seed):
         good = params == PROBLEM.defaults

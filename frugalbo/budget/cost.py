@@ -16,9 +16,9 @@ likelihood, and the answer is the mixture. So the bound is wide after one segmen
 data come; and as long as all segments had the same length, which cannot tell start-up from steps,
 both explanations stay, and a segment of another length gets the wider bound.
 
-A segment that ran into its cap says that it costs at least that, one that failed or was cut
-short likewise: each stands at what the model expects beyond that bound (the EM step of a Tobit
-regression, Tobin 1958, Econometrica 26), which is recomputed a few times.
+A segment that ran into its cap says that it costs at least that: it stands at what the model
+expects beyond that bound (the EM step of a Tobit regression, Tobin 1958, Econometrica 26), which
+is recomputed a few times.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from frugalbo.space import Params, Space
-from frugalbo.study import Ended, Outcome, Started, Study, Trial
+from frugalbo.study import Ended, Failure, Outcome, Started, Study, Trial
 
 Array = NDArray[np.float64]
 
@@ -243,15 +243,15 @@ def _unfinished(trial: Trial, started: Started, ended: Ended) -> tuple[float, fl
     """Steps and seconds of a segment that did not reach its end, and whether they are only a lower bound.
 
     With `k` steps reported it was cut somewhere between `k` and `k + 1`, so it stands at the
-    middle; with none, all that is known is that the whole would have cost at least this. One that
-    was interrupted before its first report says nothing: its charge may be for the time in which
-    nobody was alive to see it die.
+    middle. With none, one that reached its cap says that the whole costs at least this, and any
+    other says nothing: a job that raises at once is not a cheap one, and the charge of one that
+    died with its controller may be for time in which nobody was alive to see it.
     """
     seconds = max(_SHORTEST_S, ended.used.device_seconds)
     wanted = started.until - started.start
     done = max((step for step in trial.reports if started.start < step <= started.until), default=started.start)
     if done == started.start:
-        return None if ended.outcome == Outcome.INTERRUPTED else (wanted, seconds, True)
+        return (wanted, seconds, True) if ended.failure == Failure.TIMEOUT else None
     return min(wanted, done - started.start + 0.5), seconds, False
 
 

@@ -1,6 +1,7 @@
 """A controller to be killed: submits the segments that it is told to, says so, and waits."""
 
 import os
+import signal
 import sys
 import time
 from pathlib import Path
@@ -12,6 +13,7 @@ from frugalbo.slot import Slot
 from frugalbo.space import Float, Space
 
 if __name__ == "__main__":
+    signal.signal(signal.SIGINT, signal.default_int_handler)  # a background process of a shell ignores it
     job, folder, count = sys.argv[1], Path(sys.argv[2]), int(sys.argv[3])
     problem = Problem(
         name="killed",

@@ -105,8 +105,9 @@ def test_a_controller_killed_while_it_loads_leaves_nothing(controller):
     wait_for(lambda: not any(is_alive(pid) for pid in alive), timeout_s=2.0)
 
 
-def test_a_controller_that_is_told_to_end_leaves_nothing(controller):
+def test_a_controller_that_is_told_to_end_leaves_nothing(controller, tmp_path):
     process = controller("ignores_sigterm")
+    wait_for((tmp_path / "trial-0" / "segment-0" / "reports.jsonl").exists)
     alive = family(process)
     process.terminate()
     wait_for(lambda: not any(is_alive(pid) for pid in alive), timeout_s=2.0)
@@ -137,12 +138,15 @@ def test_a_controller_whose_own_children_outlive_it_is_missed_all_the_same(contr
     """They hold on to its sockets, so that no end of file tells of its death."""
     process = controller("ignores_sigterm", "--fork")
     [child] = (int(path.name) for path in (tmp_path / "children").iterdir())
-    alive = family(process) - {child}
-    assert len(alive) >= 3
-    process.kill()
-    wait_for(lambda: not any(is_alive(pid) for pid in alive), timeout_s=2.0)
-    assert is_alive(child)
-    os.kill(child, signal.SIGKILL)
+    try:
+        wait_for((tmp_path / "trial-0" / "segment-0" / "reports.jsonl").exists)
+        alive = family(process) - {child}
+        assert len(alive) >= 3
+        process.kill()
+        wait_for(lambda: not any(is_alive(pid) for pid in alive), timeout_s=2.0)
+        assert is_alive(child)
+    finally:
+        os.kill(child, signal.SIGKILL)
 
 
 def test_an_interrupt_in_the_terminal_is_for_the_controller_to_handle(controller, tmp_path):
