@@ -174,7 +174,11 @@ _AFTER = {
 
 @dataclass(slots=True)
 class Trial:
-    """One configuration and all that happened to it."""
+    """One configuration and all that happened to it.
+
+    Args:
+        reached: The last step that each segment reported, its start if it reported none.
+    """
 
     number: int
     params: Params
@@ -183,6 +187,7 @@ class Trial:
     status: Status = Status.RUNNING
     starts: list[Started] = field(default_factory=list)
     ends: list[Ended] = field(default_factory=list)
+    reached: list[int] = field(default_factory=list)
     reports: dict[int, Mapping[str, float]] = field(default_factory=dict)
 
     @property
@@ -237,8 +242,10 @@ class Study:
                 self._start(event)
             case Reported():
                 trial = self.trials[event.trial]
-                if trial.last_step < event.step and trial.starts[-1].start < event.step <= trial.starts[-1].until:
-                    trial.reports[event.step] = dict(event.metrics)
+                if trial.reached[-1] < event.step <= trial.starts[-1].until:
+                    trial.reached[-1] = event.step
+                    if event.step > trial.last_step:
+                        trial.reports[event.step] = dict(event.metrics)
             case Ended():
                 trial = self.trials[event.trial]
                 if self.ledger:
@@ -283,6 +290,7 @@ class Study:
             trial = Trial(event.trial, dict(event.params), event.planned, event.why)
             self.trials[event.trial] = trial
         trial.starts.append(event)
+        trial.reached.append(event.start)
         trial.status = Status.RUNNING
 
     def replay(self, events: Iterable[Event]) -> Study:

@@ -21,7 +21,7 @@ from frugalbo.session import OpenStudy
 from frugalbo.slot import Slot
 from frugalbo.space import Float, Int, Space
 from frugalbo.store import Store
-from frugalbo.study import Ended, Failure, Outcome, Started, Status
+from frugalbo.study import Ended, Failure, Outcome, Reported, Started, Status
 
 STEPS = 7
 PROBLEM = Problem(
@@ -214,6 +214,23 @@ def test_a_segment_that_died_unseen_says_nothing_of_what_trials_cost():
     assert LearnedCost().predict(study, params, 0, STEPS) is None
     loop_over(study, now=12.0).run()
     assert len(study.with_status(Status.COMPLETED)) >= 3
+
+
+def test_a_resumed_trial_tells_of_its_cost_by_each_segment():
+    # A step takes 0.2 s. The first segment was cut after its second step, at 0.5 s: 2.5 steps.
+    study = OpenStudy(PROBLEM, Budget(device_seconds=30))
+    params = {"x": 0.9, "width": 3}
+    study.record(Started(0, 0, params, 0, STEPS, STEPS, Cost(), "cpu:0", 0.0))
+    study.record(Reported(0, 0, 2, {"loss": 1.0}, 0.4))
+    study.record(Ended(0, 0, Outcome.INTERRUPTED, Cost(device_seconds=0.5), 0.5, checkpoint=1))
+    study.record(Started(0, 1, params, 1, STEPS, STEPS, Cost(), "cpu:0", 1.0))
+    study.record(Reported(0, 1, 2, {"loss": 9.0}, 1.2), Reported(0, 1, STEPS, {"loss": 0.5}, 2.2))
+    study.record(Ended(0, 1, Outcome.COMPLETED, Cost(device_seconds=1.2), 2.2))
+    assert study.trials[0].reached == [2, STEPS]
+    assert study.trials[0].reports == {2: {"loss": 1.0}, STEPS: {"loss": 0.5}}
+    predicted = LearnedCost().predict(study, params, 0, STEPS)
+    assert predicted.median_s == pytest.approx(0.2 * STEPS, rel=0.1)
+    assert predicted.upper_s < 0.4 * STEPS
 
 
 class Killed(BaseException):

@@ -32,7 +32,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from frugalbo.space import Params, Space
-from frugalbo.study import Ended, Failure, Outcome, Started, Study, Trial
+from frugalbo.study import Ended, Failure, Outcome, Started, Study
 
 Array = NDArray[np.float64]
 
@@ -227,11 +227,11 @@ def _segments(study: Study) -> _Segments | None:
     rows: list[tuple[Array, float, float, bool]] = []
     for trial in study.trials.values():
         u = study.problem.space.encode(trial.params)
-        for started, ended in zip(trial.starts, trial.ends, strict=False):
+        for started, ended, reached in zip(trial.starts, trial.ends, trial.reached, strict=False):
             seconds = max(_SHORTEST_S, ended.used.device_seconds)
             if ended.outcome in (Outcome.COMPLETED, Outcome.PAUSED):
                 rows.append((u, started.until - started.start, seconds, False))
-            elif ended.used.device_seconds > 0 and (row := _unfinished(trial, started, ended)) is not None:
+            elif ended.used.device_seconds > 0 and (row := _unfinished(started, ended, reached)) is not None:
                 rows.append((u, *row))
     if not rows:
         return None
@@ -239,7 +239,7 @@ def _segments(study: Study) -> _Segments | None:
     return _Segments(np.array(U), np.array(steps, float), np.array(seconds), np.array(at_least))
 
 
-def _unfinished(trial: Trial, started: Started, ended: Ended) -> tuple[float, float, bool] | None:
+def _unfinished(started: Started, ended: Ended, reached: int) -> tuple[float, float, bool] | None:
     """Steps and seconds of a segment that did not reach its end, and whether they are only a lower bound.
 
     With `k` steps reported it was cut somewhere between `k` and `k + 1`, so it stands at the
@@ -249,10 +249,9 @@ def _unfinished(trial: Trial, started: Started, ended: Ended) -> tuple[float, fl
     """
     seconds = max(_SHORTEST_S, ended.used.device_seconds)
     wanted = started.until - started.start
-    done = max((step for step in trial.reports if started.start < step <= started.until), default=started.start)
-    if done == started.start:
+    if reached == started.start:
         return (wanted, seconds, True) if ended.failure == Failure.TIMEOUT else None
-    return min(wanted, done - started.start + 0.5), seconds, False
+    return min(wanted, reached - started.start + 0.5), seconds, False
 
 
 def _posterior(features: Features, phi: Array, steps: Array, seconds: Array) -> list[_Component]:
