@@ -286,11 +286,12 @@ def _local_executor(problem: Problem, settings: Settings) -> Executor:
 def _run(handle: Handle, executor: Executor, observe: Observer | None) -> Report:
     study = _open(handle)
     assert study.proposer is not None
+    costs = LearnedCost(confidence=_CONFIDENCE)
     loop = RunLoop(
         study=study,
-        scheduler=FixedScheduler(study.proposer),
+        scheduler=FixedScheduler(study.proposer, costs, trial_cap_s=handle.settings.trial_cap_s),
         executor=executor,
-        cost_model=LearnedCost(confidence=_CONFIDENCE),
+        cost_model=costs,
         folder=handle.folder,
         seed=handle.seed,
         trial_cap_s=handle.settings.trial_cap_s,

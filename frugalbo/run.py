@@ -15,6 +15,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from frugalbo.budget.afford import Refusal, quote
 from frugalbo.budget.amounts import Cost
 from frugalbo.budget.cost import CostModel
 from frugalbo.budget.ledger import Balance
@@ -141,45 +142,21 @@ class RunLoop:
     def _quote(
         self, params: Params, start: int, until: int, slot: Slot, *, first: bool, sharers: int
     ) -> tuple[float, Cost] | None:
-        """The cap in seconds of a segment and what to hold for it; None if it is not affordable.
-
-        While nothing is known of what trials cost, the free budget is shared out evenly among the
-        slots that want some. A trial is affordable if it is more likely than not to end in time.
-        """
+        """The cap in seconds of a segment and what to hold for it; None if it is not affordable."""
         balance = self.study.balance()
-        rate = slot.devices * slot.dollars_per_hour / 3600
-        limits = {
-            "device seconds": balance["device_seconds"].free / slot.devices,
-            "dollars": balance["dollars"].free / rate if rate else math.inf,
-        }
-        predicted = self.cost_model.predict(self.study, params, start, until)
-        if predicted is None:
-            limits = {name: limit / sharers for name, limit in limits.items()}
-        limits["wall seconds"] = balance["wall_seconds"].free
-        scarce = min(limits, key=lambda name: limits[name])
-        seconds = limits[scarce]
-        cap_s = min(seconds, self.trial_cap_s or math.inf)
-        if predicted is not None:
-            median_s = predicted.median_s / slot.devices
-            if median_s > seconds:
-                self._refused = (
-                    f"what is left does not pay for another trial: the next would take about {median_s:.3g} s, "
-                    f"and the {scarce} left allow {seconds:.3g} s"
-                )
-                return None
-            cap_s = min(cap_s, predicted.upper_s / slot.devices)
-        memory = balance["memory_bytes"].total / len(self.executor.slots)
-        limited = balance.limited
-        held = Cost(
-            device_seconds=cap_s * slot.devices if "device_seconds" in limited else 0.0,
-            dollars=cap_s * rate if "dollars" in limited else 0.0,
-            evaluations=1.0 if first else 0.0,
-            memory_bytes=memory if "memory_bytes" in limited else 0.0,
+        found = quote(
+            balance,
+            slot,
+            self.cost_model.predict(self.study, params, start, until),
+            first=first,
+            sharers=sharers,
+            trial_cap_s=self.trial_cap_s,
+            memory_bytes=balance["memory_bytes"].total / len(self.executor.slots),
         )
-        if lacking := balance.lacks(held):
-            self._refused = f"the budget of {lacking.replace('_', ' ')} is spent"
+        if isinstance(found, Refusal):
+            self._refused = found.reason
             return None
-        return cap_s, held
+        return found.cap_s, found.held
 
     def _record(self, *events: Event) -> None:
         self.study.record(*events)

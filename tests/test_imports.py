@@ -20,7 +20,7 @@ LAYERS = [
     ["problem", "job"],
     ["study"],
     ["store", "budget.cost", "models", "optim"],
-    ["acquisition"],
+    ["acquisition", "budget.afford"],
     ["metabo"],
     ["propose"],
     ["session"],

@@ -67,6 +67,9 @@ class CostPrediction:
     n: int
 
 
+Predictor = Callable[[Params, int, int], CostPrediction | None]
+
+
 class CostModel(Protocol):
     """Predicts what a segment will cost."""
 
@@ -111,11 +114,26 @@ class LearnedCost:
 
     def predict(self, study: Study, params: Params, start: int, until: int) -> CostPrediction | None:
         """The cost of running `params` from `start` to `until`; None before any segment has ended."""
+        return self.predictor(study)(params, start, until)
+
+    def predictor(self, study: Study) -> Predictor:
+        """`predict` for many configurations of the same study, which is fitted once."""
         fitted = fit_cost(study)
-        if fitted is None:
-            return None
-        u, steps = study.problem.space.encode(params)[None], until - start
-        return CostPrediction(fitted.quantile(u, steps, 0.5), fitted.quantile(u, steps, self.confidence), fitted.n)
+
+        def predict(params: Params, start: int, until: int) -> CostPrediction | None:
+            if fitted is None:
+                return None
+            u, steps = study.problem.space.encode(params)[None], until - start
+            return CostPrediction(fitted.quantile(u, steps, 0.5), fitted.quantile(u, steps, self.confidence), fitted.n)
+
+        return predict
+
+
+def predictor(model: CostModel, study: Study) -> Predictor:
+    """`model.predict` for many configurations of one study."""
+    if isinstance(model, LearnedCost):
+        return model.predictor(study)
+    return lambda params, start, until: model.predict(study, params, start, until)
 
 
 @dataclass(frozen=True, slots=True)
@@ -129,7 +147,7 @@ class _Segments:
 
 
 @dataclass(frozen=True, slots=True)
-class _Component:
+class Component:
     """One setting of the grid: its weight and the posterior `w ~ N(mean, B diag(variance) B')` of its regression."""
 
     weight: float
@@ -148,10 +166,16 @@ class _Component:
 class FittedCost:
     """A mixture of regressions on the logarithm of seconds per step."""
 
-    def __init__(self, features: Features, components: list[_Component], n: int) -> None:
+    def __init__(self, features: Features, components: list[Component], n: int) -> None:
         self.features = features
         self.components = components
         self.n = n
+
+    @classmethod
+    def regression(cls, features: Features, weights: Array, sigma: float, n: int) -> FittedCost:
+        """A single regression whose weights are known: log seconds per step are `weights' phi(x)`, give or take `sigma`."""
+        p = len(weights)
+        return cls(features, [Component(1.0, 0.0, sigma, weights, np.eye(p), np.zeros(p))], n)
 
     def quantile(self, u: Array, steps: float, q: float) -> float:
         """The seconds that a segment of `steps` steps at the unit point `u` (1 x d) stays below with probability q."""
@@ -254,12 +278,12 @@ def _unfinished(started: Started, ended: Ended, reached: int) -> tuple[float, fl
     return min(wanted, reached - started.start + 0.5), seconds, False
 
 
-def _posterior(features: Features, phi: Array, steps: Array, seconds: Array) -> list[_Component]:
+def _posterior(features: Features, phi: Array, steps: Array, seconds: Array) -> list[Component]:
     """The grid of start-up, tau and sigma, with the weight and the regression of each setting."""
     n = len(phi)
     sd = features.prior_sd()
     shortest = float(seconds.min())
-    scored: list[tuple[float, _Component]] = []
+    scored: list[tuple[float, Component]] = []
     for tau, tau_prior in zip(_TAU, _TAU_PRIOR, strict=True):
         prior = np.concatenate([[_INTERCEPT_SD], tau * sd])
         scaled = phi * prior  # n x p
@@ -283,14 +307,14 @@ def _posterior(features: Features, phi: Array, steps: Array, seconds: Array) -> 
                 score = jacobian - 0.5 * (misfit + log_det) + math.log(tau_prior * share_prior * sigma_prior)
                 mean[0] += level
                 variance = sigma**2 * posterior
-                scored.append((float(score), _Component(0.0, share * shortest, sigma, mean, basis, variance)))
+                scored.append((float(score), Component(0.0, share * shortest, sigma, mean, basis, variance)))
     best = max(score for score, _ in scored)
     kept = [(w, c) for score, c in scored if (w := math.exp(score - best)) > _NEGLIGIBLE]
     total = sum(w for w, _ in kept)
     return [replace(c, weight=w / total) for w, c in kept]
 
 
-def _beyond(components: list[_Component], phi: Array, data: _Segments) -> Array:
+def _beyond(components: list[Component], phi: Array, data: _Segments) -> Array:
     """The seconds expected of the segments that are known to cost at least `data.seconds`."""
     rows, bounds, steps = phi[data.at_least], data.seconds[data.at_least], data.steps[data.at_least]
     expected = np.zeros(len(rows))

@@ -95,6 +95,7 @@ class LocalExecutor:
         self._visible = visible_devices() if any(slot.kind == "cuda" for slot in self._slots) else []
         self._grace_s = grace_s
         self._preload = tuple(preload)
+        self._epoch = time.time() - time.monotonic()
         self._run = ""
         self._template: WarmProcess | None = None
         self._wake: tuple[int, int] | None = None
@@ -116,8 +117,8 @@ class LocalExecutor:
         return [slot for slot in self._slots if slot.name not in self._running]
 
     def now(self) -> float:
-        """Seconds since 1970 in UTC."""
-        return time.time()
+        """Seconds since 1970 in UTC, by a clock that is set once, so that it never jumps."""
+        return self._epoch + time.monotonic()
 
     def __enter__(self) -> Self:
         if self._wake is not None:

@@ -11,7 +11,7 @@ from pathlib import Path
 from frugalbo.budget.amounts import Cost
 from frugalbo.executors import processes
 from frugalbo.executors.base import Segment
-from frugalbo.executors.segments import Orders, ReportReader, SegmentFolder, cost_of
+from frugalbo.executors.segments import BEAT_S, Orders, ReportReader, SegmentFolder, cost_of
 from frugalbo.executors.supervisor import NAME
 from frugalbo.executors.verdict import judge_silent
 from frugalbo.slot import Slot
@@ -39,7 +39,10 @@ def recover_segment(
     if receipt is not None and (receipt.trial, receipt.segment) == (started.trial, started.segment):
         return [*reports, receipt]
     segment = orders.segment if orders else _segment_of(started, folder, slots)
-    return [*reports, end_unseen(segment, files, objective, used=_charge(started, segment, now), at=now)]
+    return [
+        *reports,
+        end_unseen(segment, files, objective, used=_charge(started, segment, now, files.last_beat()), at=now),
+    ]
 
 
 def end_unseen(
@@ -96,10 +99,11 @@ def _other_supervisors(own: int) -> set[int]:
     return others | {below for pid in others for below in processes.descendants(pid)}
 
 
-def _charge(started: Started, segment: Segment, now: float) -> Cost:
-    """What is not known is charged in full, up to what was held."""
+def _charge(started: Started, segment: Segment, now: float, last_beat: float | None) -> Cost:
+    """The time until the last sign of life and a beat more, up to what was held; without a sign, until now."""
     devices = segment.slot.devices
-    seconds = max(0.0, min(now - started.at, segment.cap_s))
+    until = now if last_beat is None else min(now, last_beat + BEAT_S)
+    seconds = max(0.0, min(until - started.at, segment.cap_s))
     if started.held.device_seconds:
         seconds = min(seconds, started.held.device_seconds / devices)
     cost = cost_of(segment, seconds)

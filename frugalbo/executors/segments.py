@@ -11,6 +11,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import math
 import os
@@ -27,6 +28,7 @@ from frugalbo.job import checkpoints
 from frugalbo.study import Ended, Reported, event_from_json, event_to_json
 
 TAIL_BYTES = 2000  # of the log, in an Ended
+BEAT_S = 0.25  # how often a supervisor leaves a sign of life
 _HEAD_KEPT = 2**20  # of the log, on disk
 _TAIL_KEPT = 2**20
 
@@ -138,6 +140,18 @@ class SegmentFolder:
         record = _read(self.path / "processes.json") or {}
         supervisor, job = (Identity(**record[name]) if name in record else None for name in ("supervisor", "job"))
         return supervisor, job, [Identity(**other) for other in record.get("others", ())]
+
+    def beat(self) -> None:
+        """Note that the segment is alive; its supervisor does so at least every `BEAT_S`."""
+        with contextlib.suppress(OSError):
+            os.utime(self.path / "processes.json")
+
+    def last_beat(self) -> float | None:
+        """When the segment was alive for the last time that anybody knows of; None if it left no files."""
+        try:
+            return max((path.stat().st_mtime for path in self.path.iterdir()), default=None)
+        except OSError:
+            return None
 
     def write_receipt(self, ended: Ended) -> None:
         """Write how the segment ended, so that it survives a loss of power."""

@@ -24,7 +24,7 @@ from typing import Any, NoReturn
 
 from frugalbo.executors import processes, runner
 from frugalbo.executors.output import ReportParser
-from frugalbo.executors.segments import BoundedLog, Orders, ReportReader, ReportWriter, SegmentFolder, cost_of
+from frugalbo.executors.segments import BEAT_S, BoundedLog, Orders, ReportReader, ReportWriter, SegmentFolder, cost_of
 from frugalbo.executors.verdict import Reason, Seen, judge
 from frugalbo.study import Ended, Failure, event_to_json
 
@@ -32,7 +32,6 @@ NAME = "frugalbo-watch"
 SPARE = "frugalbo-spare"  # until the orders come
 
 _POLL_S = 0.05  # how often memory is looked at, if there is a cap
-_IDLE_POLL_S = 0.25
 _GRACE_OF_CAP = 0.1  # the share of its cap that a job may lose to the grace
 _READ_BYTES = 2**16
 # What does not die of SIGKILL in this time hangs in a driver; waiting longer would hang the run as well.
@@ -218,7 +217,8 @@ class Supervisor:
 
     def _look_at_processes(self) -> None:
         cap = self._segment.memory_bytes
-        self._next_poll = time.monotonic() + (_IDLE_POLL_S if cap is None else _POLL_S)
+        self._next_poll = time.monotonic() + (BEAT_S if cap is None else _POLL_S)
+        self._folder.beat()
         pids = processes.descendants(os.getpid())
         if pids != self._noted:
             self._note(pids)

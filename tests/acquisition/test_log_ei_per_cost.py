@@ -9,7 +9,7 @@ from botorch.optim import optimize_acqf
 
 from frugalbo.acquisition.log_cost import learned_log_cost, regressed_log_cost
 from frugalbo.acquisition.log_ei_per_cost import LogEIPerCost
-from frugalbo.budget.cost import Features, FittedCost, _Component
+from frugalbo.budget.cost import Features, FittedCost, Component
 from frugalbo.models.feasibility import FeasibilityGP
 from frugalbo.models.objective import fit_objective
 from frugalbo.space import Choice, Float, Space
@@ -95,7 +95,7 @@ def test_the_learned_cost_is_the_same_in_torch_and_numpy():
     p = features(np.full((1, 3), 0.5)).shape[1]
     rng = np.random.default_rng(0)
     parts = [
-        _Component(weight, startup, 0.1, rng.standard_normal(p), np.eye(p), np.ones(p))
+        Component(weight, startup, 0.1, rng.standard_normal(p), np.eye(p), np.ones(p))
         for weight, startup in ((0.3, 0.0), (0.7, 2.0))
     ]
     fitted = FittedCost(features, parts, 5)

@@ -290,3 +290,18 @@ def test_twenty_controllers_killed_at_random_leave_nothing(controller, tmp_path)
             if folder.exists():
                 shutil.rmtree(folder)
         wait_for(lambda: not any(is_alive(pid) for pid in alive), timeout_s=2.0)  # noqa: B023
+
+
+def test_time_in_which_nobody_was_alive_is_not_charged(tmp_path):
+    """The machine lost power two seconds into the segment, and somebody resumed the run an hour later."""
+    finished_segment(tmp_path / "trial-0")
+    folder = tmp_path / "trial-0" / "segment-0"
+    (folder / "receipt.json").unlink()
+    (folder / "reports.jsonl").write_text("")
+    began = time.time() - 3600
+    for path in folder.iterdir():
+        os.utime(path, (began + 2, began + 2))
+    [ended] = recover(tmp_path, at=began, held=60.0)
+    assert isinstance(ended, Ended)
+    assert ended.outcome == Outcome.INTERRUPTED
+    assert 2.0 <= ended.used.device_seconds <= 2.5

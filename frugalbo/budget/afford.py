@@ -1,0 +1,122 @@
+"""What a segment may take, and whether that is enough: the one rule by which configurations are affordable.
+
+A segment is affordable if it is more likely than not to end within what is free: if the median of
+its predicted cost fits. It is granted what it hardly ever exceeds, or all that is free if that is
+less. The run loop quotes before it starts anything, the scheduler before it proposes to; the
+proposer has `seconds_left`, which is the same rule seen from where slots are not known.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+from frugalbo.budget.amounts import Cost
+from frugalbo.budget.cost import CostPrediction
+from frugalbo.budget.ledger import Balance
+from frugalbo.slot import Slot
+from frugalbo.study import Study
+
+# The share of its cap that a job has for its work; the rest may go to its last words.
+_USABLE = 0.9
+
+
+@dataclass(frozen=True, slots=True)
+class Quote:
+    """A segment that can be paid for: its cap in seconds on the slot, and what to hold for it."""
+
+    cap_s: float
+    held: Cost
+
+
+@dataclass(frozen=True, slots=True)
+class Refusal:
+    """A segment that cannot be paid for, and why, in a sentence."""
+
+    reason: str
+
+
+def quote(
+    balance: Balance,
+    slot: Slot,
+    predicted: CostPrediction | None,
+    *,
+    first: bool = True,
+    sharers: int = 1,
+    trial_cap_s: float | None = None,
+    memory_bytes: float = 0.0,
+) -> Quote | Refusal:
+    """What a segment on `slot` may take of what is free.
+
+    While nothing is known of what trials cost, the free budget is shared out evenly among the
+    slots that want some.
+
+    Args:
+        predicted: In device-seconds; None where nothing is known.
+        first: Whether it is the first segment of its trial, which counts as one evaluation.
+        sharers: The slots that are waiting, this one included.
+        trial_cap_s: The most device-seconds that any segment may take, whatever is left.
+        memory_bytes: What is lent to it while it runs, if memory is limited.
+    """
+    rate = slot.devices * slot.dollars_per_hour / 3600
+    limits = {
+        "device seconds": balance["device_seconds"].free / slot.devices,
+        "dollars": balance["dollars"].free / rate if rate else math.inf,
+    }
+    if predicted is None:
+        limits = {name: limit / sharers for name, limit in limits.items()}
+    limits["wall seconds"] = balance["wall_seconds"].free
+    scarce = min(limits, key=lambda name: limits[name])
+    seconds = limits[scarce]
+    cap_s = min(seconds, trial_cap_s or math.inf)
+    if predicted is not None:
+        median_s = predicted.median_s / slot.devices
+        if median_s > seconds:
+            return Refusal(
+                f"what is left does not pay for another trial: the next would take about {median_s:.3g} s, "
+                f"and the {scarce} left allow {seconds:.3g} s"
+            )
+        cap_s = min(cap_s, predicted.upper_s / slot.devices / _USABLE)
+    limited = balance.limited
+    held = Cost(
+        device_seconds=cap_s * slot.devices if "device_seconds" in limited else 0.0,
+        dollars=cap_s * rate if "dollars" in limited else 0.0,
+        evaluations=1.0 if first else 0.0,
+        memory_bytes=memory_bytes if "memory_bytes" in limited else 0.0,
+    )
+    if lacking := balance.lacks(held):
+        return Refusal(f"the budget of {lacking.replace('_', ' ')} is spent")
+    return Quote(cap_s, held)
+
+
+def seconds_left(study: Study) -> float:
+    """The device-seconds that one more trial may take, as far as the study alone tells; infinite without a limit.
+
+    Dollars and wall time become device-seconds at the rate at which they were so far: the price of
+    a device-second is what was charged for the past ones, and a second on the clock is worth as
+    many device-seconds as the segments so far took in one. Where nothing was charged yet, such a
+    limit does not count.
+    """
+    if study.ledger is None:
+        return math.inf
+    balance = study.ledger.balance()
+    left = balance["device_seconds"].free
+    spent = balance["device_seconds"].spent
+    dollars = balance["dollars"]
+    if dollars.spent > 0 and spent > 0:
+        left = min(left, dollars.free / dollars.spent * spent)
+    wall = balance["wall_seconds"].free
+    if math.isfinite(wall):
+        left = min(left, wall * _device_seconds_per_second(study))
+    return left
+
+
+def _device_seconds_per_second(study: Study) -> float:
+    """What a second on the clock was worth in segments that have ended; infinite where none tells."""
+    seconds = used = 0.0
+    for trial in study.trials.values():
+        for started, ended in zip(trial.starts, trial.ends, strict=False):
+            if ended.used.device_seconds > 0 and ended.at > started.at:
+                seconds += ended.at - started.at
+                used += ended.used.device_seconds
+    return used / seconds if seconds else math.inf
