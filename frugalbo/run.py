@@ -24,7 +24,7 @@ from frugalbo.scheduler.base import Resume, Scheduler, Start, Stop
 from frugalbo.session import OpenStudy
 from frugalbo.slot import Slot
 from frugalbo.space import Params
-from frugalbo.study import Ended, Event, Failure, Outcome, Started, Status, Study
+from frugalbo.study import Ended, Event, Failure, Outcome, Reported, Started, Status, Study
 
 # How often the loop looks up when nothing happens: for the live view, and to renew the lease.
 _TICK_S = 0.25
@@ -176,8 +176,9 @@ class RunLoop:
     def _recover(self) -> None:
         """Settle what an earlier controller left running."""
         for trial in self.study.with_status(Status.RUNNING):
-            folder = trial_folder(self.folder, trial.number)
-            self._record(*self.executor.recover(trial.starts[-1], folder))
+            left = self.executor.recover(trial.starts[-1], trial_folder(self.folder, trial.number))
+            # The executor does not know which reports reached the journal before the crash.
+            self._record(*(e for e in left if not isinstance(e, Reported) or e.step > trial.reached[-1]))
 
     def _interrupt(self) -> None:
         for trial in self.study.with_status(Status.RUNNING):

@@ -320,3 +320,21 @@ def test_a_journal_that_cannot_be_written_ends_the_run_and_loses_nothing(tmp_pat
             loop_over(study, now=loop.executor.now() + 1).run()
             assert done <= {t.number for t in study.with_status(Status.COMPLETED)}
             assert len(study.with_status(Status.COMPLETED)) > 5
+
+
+def test_reports_that_reached_the_journal_before_a_crash_are_not_written_again():
+    class Recovering(SimulatedExecutor):
+        def recover(self, started, folder):
+            reports = [Reported(started.trial, started.segment, step, {"loss": 1.0}, 9.0) for step in (1, 2, 3)]
+            return [*reports, *super().recover(started, folder)]
+
+    study = OpenStudy(PROBLEM, Budget(device_seconds=5))
+    params = {"x": 0.9, "width": 3}
+    study.record(Started(0, 0, params, 0, STEPS, STEPS, Cost(device_seconds=5.0), "cpu:0", 0.0))
+    study.record(Reported(0, 0, 1, {"loss": 2.0}, 1.0), Reported(0, 0, 2, {"loss": 2.0}, 2.0))
+    seen = []
+    loop = loop_over(study, now=9.0)
+    loop.executor = Recovering(PROBLEM, slots(1), curve, now=9.0)
+    loop.observe = lambda study, balance, fresh: seen.extend(fresh)
+    loop.run()
+    assert [event.step for event in seen if isinstance(event, Reported)] == [3]
