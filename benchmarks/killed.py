@@ -93,8 +93,7 @@ def torment(folder: Path, *, cycles: int, seed: int) -> dict[str, object]:
     for cycle in range(cycles):
         first = not _runs(folder)
         controller = _start(folder, budget_s, first=first)
-        # Most lives are long enough to reach the jobs, some end in the midst of starting up.
-        time.sleep(rng.choice([rng.uniform(0.1, 2.0), rng.uniform(2.0, 5.0)]))
+        _live(folder, len(seen), rng)
         _kill(controller, rng.choice(["controller", "everything", "job"]), tally)
         _await_death(folder, controller, tally)
         events = _events(folder)
@@ -143,6 +142,17 @@ def _start(folder: Path, budget_s: float, *, first: bool) -> subprocess.Popen[by
             stderr=log,
             cwd=folder,
         )
+
+
+def _live(folder: Path, seen: int, rng: random.Random) -> None:
+    """Let the run live for a while: one life in five ends at any moment of its start, the others among its jobs."""
+    if rng.random() < 0.2:
+        time.sleep(rng.uniform(0.1, 3.0))
+        return
+    give_up = time.monotonic() + 30.0
+    while len(_events(folder)) <= seen and time.monotonic() < give_up:
+        time.sleep(0.05)
+    time.sleep(rng.uniform(0.0, 1.5))
 
 
 def _kill(controller: subprocess.Popen[bytes], victim: str, tally: Tally) -> None:
