@@ -14,6 +14,7 @@ from frugalbo.problem import (
     Minimize,
     Objective,
     Problem,
+    active_words,
     command_problem,
     fill_command,
     job_address,
@@ -262,3 +263,10 @@ def test_a_value_with_braces_is_not_filled_again():
 def test_a_problem_is_a_value():
     assert Problem(**FIELDS) == Problem(**FIELDS)
     assert replace(Problem(**FIELDS), name="other") != Problem(**FIELDS)
+
+
+def test_words_of_inactive_knobs_are_left_out():
+    space = Space({"opt": Choice(["sgd", "adam"]), "momentum": Float(0, 1, only_if={"opt": "sgd"})})
+    words = ["train", "--opt={opt}", "--momentum={momentum}", "--seed={seed}"]
+    assert active_words(words, space, {"opt": "sgd", "momentum": 0.5}) == words
+    assert active_words(words, space, {"opt": "adam"}) == ["train", "--opt={opt}", "--seed={seed}"]

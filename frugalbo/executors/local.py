@@ -258,7 +258,7 @@ class LocalExecutor:
             controller=processes.identify(os.getpid()) or Identity(os.getpid(), -1),
             template=template,
             objective=self._problem.objective.metric,
-            words=words if isinstance(words, tuple) else None,
+            words=None if isinstance(words, str) else tuple(active_words(words, self._problem.space, segment.params)),
             root=str(Path(self._problem.root).resolve()),
             cores=self._cores[slot.name],
             visible=",".join(visible),
@@ -358,6 +358,8 @@ class LocalExecutor:
     def _left_of(self, running: _Running) -> set[int]:
         dead = running.supervisor
         left = processes.members(dead) | processes.descendants(dead)
+        noted = {who.pid for who in running.files.read_processes()[2] if processes.is_alive(who)}
+        left |= noted | {below for pid in noted for below in processes.descendants(pid)}
         # Twice, as one whose parent ends while the tree is walked is missed in it.
         return left | (self._strays(dead) & self._strays(dead))
 

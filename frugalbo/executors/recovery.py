@@ -76,11 +76,14 @@ def end_left_over(files: SegmentFolder, orders: Orders) -> None:
         processes.send(supervisor.pid, signal.SIGTERM)
     give_up = time.monotonic() + orders.grace_s + _RECEIPT_S
     while time.monotonic() < give_up:
-        if supervisor is None:  # just forked, it notes that first
+        is_orphaned = not processes.is_alive(orders.controller)
+        if supervisor is None:
+            # It may have been handed its orders and not have noted itself yet: then it is one of these.
+            is_running = is_orphaned and bool(processes.marked(orders.run))
             supervisor, job, others = files.read_processes()
-        if not (processes.is_alive(supervisor) or processes.is_alive(orders.template)):
-            break
-        if processes.is_alive(orders.controller) and not processes.is_alive(supervisor):
+        else:
+            is_running = processes.is_alive(supervisor) or (is_orphaned and processes.is_alive(orders.template))
+        if not is_running:
             break
         time.sleep(0.01)
 

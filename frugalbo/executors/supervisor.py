@@ -183,7 +183,7 @@ class Supervisor:
         return True
 
     def _watch(self) -> None:
-        """Until the job itself is over."""
+        """Until the job itself is over, or is to be killed."""
         while not self._is_over:
             now = time.monotonic()
             until = min(self._kill_at, self._cap_at, self._next_poll)
@@ -205,7 +205,7 @@ class Supervisor:
             self._look_at_processes()
         if time.monotonic() >= min(self._kill_at, self._cap_at):
             self._asked = self._asked or ("timeout" if now >= self._cap_at else None)
-            self._kill()
+            self._is_over = True
 
     def _note(self, pids: set[int]) -> None:
         """Leave word of who is alive, for a controller that finds us all killed."""
