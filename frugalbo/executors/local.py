@@ -38,7 +38,7 @@ from frugalbo.executors.recovery import end_left_over, end_unseen, recover_segme
 from frugalbo.executors.segments import Orders, ReportReader, SegmentFolder, absolute, cost_of
 from frugalbo.executors.template import WarmProcess
 from frugalbo.executors.warm import LOADING
-from frugalbo.problem import IN_MEMORY, Problem, job_address
+from frugalbo.problem import IN_MEMORY, Problem, active_words, job_address
 from frugalbo.slot import Slot
 from frugalbo.study import Ended, Event, Outcome, Reported, Started, event_from_json
 
