@@ -61,7 +61,6 @@ class OpenStudy(Study):
             BudgetError: If a hold does not fit; nothing was written.
             StorageError: If they could not be written; nothing was counted.
         """
-        self.balance()  # time has passed, and a hold may depend on it
         for event in events:
             self.check(event)
         if self._lease and events:

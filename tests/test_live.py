@@ -44,6 +44,7 @@ def test_the_log_has_a_line_for_each_start_and_each_end():
     out = io.StringIO()
     study, _ = play(LogView(out), recipe)
     lines = out.getvalue().splitlines()
+    assert lines[0].startswith("trial 0 starts on ")
     assert sum(" starts on " in line for line in lines) == sum(len(t.starts) for t in study.trials.values())
     assert sum(" after " in line for line in lines) == sum(len(t.ends) for t in study.trials.values())
 

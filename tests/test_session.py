@@ -5,6 +5,8 @@ import math
 import pytest
 
 import frugalbo as fb
+from frugalbo.propose.sobol import SobolProposer
+from frugalbo.session import OpenStudy
 from frugalbo.study import Failure, Status
 
 
@@ -126,3 +128,15 @@ def test_a_budget_can_grow_but_not_shrink_below_what_is_spent(problem, tmp_path)
         fb.open_study(storage=storage, budget="1 trial")
     with fb.open_study(storage=storage) as study, pytest.raises(fb.BudgetError):
         study.ask()
+
+
+def test_what_could_not_be_written_does_not_count(problem):
+    class Broken:
+        def append(self, *events):
+            raise fb.StorageError("the disk is full")
+
+    study = OpenStudy(problem, fb.Budget(device_seconds=9.0), lease=Broken(), proposer=SobolProposer(seed=0))
+    with pytest.raises(fb.StorageError, match="disk is full"):
+        study.ask(hold=5.0)
+    assert study.trials == {}
+    assert study.balance()["device_seconds"].held == 0

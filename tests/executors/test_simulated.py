@@ -1,4 +1,5 @@
 import math
+from dataclasses import replace
 
 import pytest
 
@@ -70,8 +71,6 @@ def test_seconds_count_each_device_and_its_price(segment):
 
 
 def test_a_resumed_segment_pays_for_reloading_but_not_for_the_steps_before(segment):
-    from dataclasses import replace
-
     executor = make(start_up_s=0.5, reload_s=0.25)
     executor.submit(replace(segment, number=1, start=5))
     *reports, ended = [event for _ in range(2) for event in executor.wait(0.0)]
@@ -80,8 +79,6 @@ def test_a_resumed_segment_pays_for_reloading_but_not_for_the_steps_before(segme
 
 
 def test_events_of_one_instant_come_together(segment):
-    from dataclasses import replace
-
     executor = make()
     executor.submit(segment)
     executor.submit(replace(segment, trial=1, slot=SLOTS[0]))
@@ -93,3 +90,15 @@ def test_events_of_one_instant_come_together(segment):
         (0, Outcome.COMPLETED),
         (1, Outcome.COMPLETED),
     ]
+
+
+def test_events_come_in_the_order_of_time_whoever_was_first_submitted(segment):
+    def simulate(params, planned, seed):
+        return Curve([planned], [params["x"]], [{"loss": 0.0}])
+
+    executor = SimulatedExecutor(a_problem("train"), SLOTS, simulate)
+    executor.submit(replace(segment, params={"x": 5.0}))
+    executor.submit(replace(segment, trial=1, slot=SLOTS[0], params={"x": 2.0}))
+    stamps = [(event.trial, event.at) for _ in range(2) for event in executor.wait(0.0)]
+    assert stamps == [(1, 2.0), (1, 2.0), (0, 5.0), (0, 5.0)]
+    assert executor.now() == 5.0
