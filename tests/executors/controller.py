@@ -18,7 +18,7 @@ if __name__ == "__main__":
     problem = Problem(
         name="killed",
         space=Space({"x": Float(0.0, 1.0)}),
-        job=f"local_jobs.py:{job}",
+        job=job if ":" in job else f"local_jobs.py:{job}",
         objective=Minimize("loss"),
         fidelity=Fidelity("steps", 1, 1000),
         root=str(Path(__file__).parent),

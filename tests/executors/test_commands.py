@@ -111,6 +111,23 @@ def test_a_shell_script_and_what_it_started_end_at_the_cap(run, tmp_path):
     assert 0.9 <= ended.used.device_seconds < 1.0  # at SIGTERM
 
 
+def test_what_a_command_started_can_save_before_its_end(command, tmp_path):
+    """The command itself may be a launcher that passes no signal on."""
+    _, ended = command(
+        """
+        import signal
+        if os.fork() == 0:
+            signal.signal(signal.SIGTERM, lambda *_: (open("saved", "w").close(), os._exit(0)))
+            time.sleep(60)
+        signal.signal(signal.SIGTERM, signal.SIG_IGN)
+        os.wait()
+        """,
+        cap_s=1.5,
+    )
+    assert ended.failure == Failure.TIMEOUT
+    assert (tmp_path / "saved").exists()
+
+
 def test_a_program_that_is_not_there_is_refused_before_anything_starts(tmp_path):
     problem = command_problem("no-such-program --x {x}", name="c", space=Space({"x": Float(0, 1)}),
                               objective=Minimize("loss"), root=str(tmp_path))  # fmt: skip

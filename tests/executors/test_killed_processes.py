@@ -97,10 +97,13 @@ def test_children_of_a_job_die_with_the_controller(controller, tmp_path):
     kill_and_see_all_die(process, read_pids(tmp_path / "trial-0", *names).values())
 
 
-def test_a_controller_killed_while_it_loads_leaves_nothing(controller):
-    process = controller("quick", until=None)
-    wait_for(lambda: family(process))
+def test_a_controller_killed_while_it_loads_leaves_nothing(controller, tmp_path):
+    """A template that imports does not listen to its controller."""
+    (tmp_path / "slow.py").write_text("import pathlib, time\npathlib.Path(__file__ + '.on').touch()\ntime.sleep(60)\n")
+    process = controller(f"{tmp_path / 'slow.py'}:job", until=None)
+    wait_for((tmp_path / "slow.py.on").exists)
     alive = family(process)
+    assert len(alive) == 1
     process.kill()
     wait_for(lambda: not any(is_alive(pid) for pid in alive), timeout_s=2.0)
 
@@ -113,25 +116,60 @@ def test_a_controller_that_is_told_to_end_leaves_nothing(controller, tmp_path):
     wait_for(lambda: not any(is_alive(pid) for pid in alive), timeout_s=2.0)
 
 
-def test_controller_template_and_supervisor_killed_at_once(controller, tmp_path):
-    """The job dies by the system, and what it left by whoever recovers; charged the time since its start."""
+@pytest.mark.parametrize("is_noted", [True, False])
+def test_controller_template_and_supervisor_killed_at_once(controller, tmp_path, is_noted):
+    """The job dies by the system, and what it left by whoever recovers; charged until it was last seen."""
+    began = time.time()
     process = controller("leaves_children")
     names = ("plain", "setsid", "double", "program")
     files = SegmentFolder(tmp_path / "trial-0", 0)
     # Of the program, whose environment is empty, only what its supervisor noted can tell.
     wait_for(lambda: len(files.read_processes()[2]) == 4)
+    seen = time.time()
     orders, supervisor = files.read_orders(), files.read_processes()[0]
     assert orders is not None
     assert supervisor is not None
     for pid in (process.pid, orders.template.pid, supervisor.pid):
         os.kill(pid, signal.SIGKILL)
     process.wait()
-    ended = recover(tmp_path)[-1]
+    if not is_noted:  # what was forked just before the end is known by its environment alone
+        files.write_processes(supervisor, None, [])
+        os.kill(read_pids(tmp_path / "trial-0", "program")["program"], signal.SIGKILL)
+    ended = recover(tmp_path, at=began)[-1]
     pids = read_pids(tmp_path / "trial-0", *names)
     assert [name for name, pid in pids.items() if is_alive(pid)] == []
     assert isinstance(ended, Ended)
     assert ended.outcome == Outcome.INTERRUPTED
-    assert 1 <= ended.used.device_seconds < 10
+    assert seen - began <= ended.used.device_seconds <= time.time() - began
+
+
+def test_controller_and_supervisor_killed_at_once(controller, tmp_path):
+    """The template ends what it adopts, then itself."""
+    process = controller("leaves_children")
+    names = ("plain", "setsid", "double", "program")
+    wait_for(lambda: all((tmp_path / "trial-0" / "checkpoints" / name).exists() for name in names))
+    supervisor = SegmentFolder(tmp_path / "trial-0", 0).read_processes()[0]
+    assert supervisor is not None
+    alive = family(process)
+    os.kill(supervisor.pid, signal.SIGKILL)
+    process.kill()
+    wait_for(lambda: not any(is_alive(pid) for pid in alive), timeout_s=2.0)
+
+
+def test_template_and_supervisor_killed_at_once(tmp_path):
+    """The controller ends what nobody adopts, noted by the supervisor or not."""
+    with LocalExecutor(local_problem("leaves_children"), SLOTS, preload=()) as executor:
+        executor.submit(a_segment(tmp_path, params={"x": 1.0}))
+        files = SegmentFolder(tmp_path, 0)
+        wait_for(lambda: len(files.read_processes()[2]) == 4)
+        orders, supervisor = files.read_orders(), files.read_processes()[0]
+        assert orders is not None
+        assert supervisor is not None
+        for pid in (orders.template.pid, supervisor.pid):
+            os.kill(pid, signal.SIGKILL)
+        assert isinstance(drain(executor)[-1], Ended)
+        pids = read_pids(tmp_path, "plain", "setsid", "double", "program")
+        assert [name for name, pid in pids.items() if is_alive(pid)] == []
 
 
 def test_a_controller_whose_own_children_outlive_it_is_missed_all_the_same(controller, tmp_path):
