@@ -107,6 +107,14 @@ class ExecutorConformance:
         assert all(before - 1 <= event.at <= executor.now() + 1 for event in events)
         assert executor.wait(0.2) == []
 
+    def test_what_happened_while_nobody_looked_comes_in_its_order(self, executor: Executor, segment: Segment) -> None:
+        """The end last, though it is there as soon as the reports."""
+        executor.submit(segment)
+        time.sleep(0.7)
+        *reports, ended = drain(executor)
+        assert [event.step for event in reports if isinstance(event, Reported)] == list(range(1, STEPS + 1))
+        assert isinstance(ended, Ended)
+
     def test_a_slot_is_busy_until_its_segment_has_ended(self, executor: Executor, segment: Segment) -> None:
         """And a second segment is refused there, without harm to the first."""
         assert list(executor.free_slots()) == list(executor.slots)
