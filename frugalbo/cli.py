@@ -1,4 +1,4 @@
-"""The command line: `frugalbo tune | resume | status | best | report | export`.
+"""The command line: `frugalbo tune | resume | status | best | explain | report | export`.
 
 Results go to stdout, refusals to stderr in one sentence with exit code 2. Exit code 1 says that
 the run ended without a single successful trial, 130 that the user interrupted it.
@@ -19,7 +19,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from frugalbo.errors import FrugalError, ProblemError
+from frugalbo.errors import FrugalError, ProblemError, StudyError
 
 if TYPE_CHECKING:
     from frugalbo.live import View
@@ -81,7 +81,7 @@ def _parser() -> argparse.ArgumentParser:
     tune.add_argument("--devices", help="such as cuda, cuda:0,1, cpu:2, cpu:2x4; all that are found by default")
     tune.add_argument("--price", type=float, default=0.0, metavar="USD", help="price of a device-hour")
     tune.add_argument("--trial-cap", metavar="TIME", help="the most time that one trial may take")
-    tune.add_argument("--method", default="auto", help="auto, bo, sobol or random")
+    tune.add_argument("--method", default="auto", help="auto, bo, pbgi, ei, nei, ucb, kg, mes, jes, ts, sobol, random")
     tune.add_argument("--seed", type=int, default=0)
     tune.add_argument("--command", help="a command to tune, with {name} where a parameter goes")
     tune.add_argument(
@@ -101,6 +101,7 @@ def _parser() -> argparse.ArgumentParser:
     for name, call, help_ in (
         ("status", _status, "where a run stands; --all lists every run"),
         ("best", _best, "the best configuration of a run"),
+        ("explain", _explain, "why a configuration was chosen"),
         ("report", _report, "write the report of a run"),
         ("export", _export, "the trials of a run as CSV or JSON"),
     ):
@@ -110,6 +111,8 @@ def _parser() -> argparse.ArgumentParser:
             command.add_argument("--json", action="store_true", help="print JSON")
         if name == "status":
             command.add_argument("--all", action="store_true", help="list all runs")
+        if name == "explain":
+            command.add_argument("--trial", type=int, metavar="N", help="its number; the best by default")
         if name == "report":
             command.add_argument("--out", metavar="FOLDER", help="where to (beside the run)")
         if name == "export":
@@ -223,6 +226,17 @@ def _best(args: argparse.Namespace) -> int:
         print(f"trial {best.number}: {metric} = {value:.6g}")
         for name, setting in best.params.items():
             print(f"  {name} = {setting}")
+    return 0
+
+
+def _explain(args: argparse.Namespace) -> int:
+    with _open(args) as store:
+        record = store.run(args.run)
+        study = _study(store, record.id)
+    trial = study.best() if args.trial is None else args.trial
+    if trial is None:
+        raise StudyError(f"no trial of {record.id} has succeeded yet; say which one with --trial")
+    print(study.explain(trial))
     return 0
 
 

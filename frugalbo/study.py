@@ -20,6 +20,7 @@ from typing import Any
 from frugalbo.budget.amounts import Cost
 from frugalbo.budget.ledger import Ledger
 from frugalbo.errors import StudyError
+from frugalbo.explanation import in_words
 from frugalbo.problem import Problem
 from frugalbo.space import Params
 
@@ -318,3 +319,20 @@ class Study:
         known = ((self.value(trial), trial) for trial in self.trials.values())
         ranked = [(objective.to_loss(value), trial.number, trial) for value, trial in known if value is not None]
         return min(ranked)[2] if ranked else None
+
+    def explain(self, trial: Trial | int) -> str:
+        """Why a trial's configuration was chosen, and what came of it, in sentences.
+
+        Raises:
+            StudyError: If there is no such trial.
+        """
+        number = trial if isinstance(trial, int) else trial.number
+        if number not in self.trials:
+            raise StudyError(f"there is no trial {number}, but {len(self.trials)}, counted from 0")
+        found, metric = self.trials[number], self.problem.objective.metric
+        said = in_words(found.why, metric)
+        value = self.value(found)
+        result = f"without a value of {metric}" if value is None else f"with {metric} = {value:.4g}"
+        used = found.used("device_seconds")
+        said.append(f"Trial {number} is {found.status}, {result}, after {used:.3g} device-seconds.")
+        return " ".join(said)

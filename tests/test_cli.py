@@ -90,6 +90,16 @@ def test_tune_then_status_best_export_report_and_resume(bowl):
 
 
 @pytest.mark.slow
+def test_a_choice_is_explained(bowl, capsys):
+    run("tune", "bowl.py", "--budget", "3 trials", "--devices", "cpu:1", "--no-report", cwd=bowl)
+    assert main(["explain"]) == 0
+    assert "with loss = " in capsys.readouterr().out
+    assert main(["explain", "--trial", "0"]) == 0
+    assert capsys.readouterr().out.startswith("It was the problem's defaults (method sobol). Trial 0 is completed")
+    assert main(["explain", "--trial", "7"]) == 2
+    assert "there is no trial 7, but 3, counted from 0" in capsys.readouterr().err
+
+
 def test_a_command_is_tuned_by_its_json_lines(bowl):
     (bowl / "train.py").write_text(
         "import json, sys\n"

@@ -17,7 +17,7 @@ LAYERS = [
     ["space"],
     ["budget.amounts"],
     ["budget.ledger"],
-    ["problem", "job"],
+    ["problem", "job", "explanation"],
     ["study"],
     ["store", "budget.cost", "models", "optim"],
     ["acquisition", "budget.afford"],

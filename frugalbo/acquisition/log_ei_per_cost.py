@@ -1,9 +1,10 @@
-"""Expected improvement per unit of cost, cooled as the budget runs out, times the chance to succeed.
+"""Expected improvement per unit of cost, cooled as the budget runs out, times the chances to succeed.
 
 Source: Lee, Perrone, Archambeau, Seeger, Cost-aware Bayesian Optimization, arXiv:2003.10870:
 EI(x) / c(x)^alpha, with alpha falling from 1 to 0 over the budget. Deviations: we work with log EI,
 which keeps gradients where EI underflows (Ament et al., arXiv:2310.20708); and failed trials enter
-as a factor P(success), as unknown constraints do in Gelbart, Snoek, Adams, arXiv:1403.5607.
+as a factor P(success), as unknown constraints do in Gelbart, Snoek, Adams, arXiv:1403.5607; and so
+does the hard budget, as a factor P(cost <= what is left).
 """
 
 from __future__ import annotations
@@ -15,11 +16,12 @@ from botorch.models.model import Model
 from botorch.utils.transforms import t_batch_mode_transform
 from torch import Tensor
 
+from frugalbo.acquisition.hard_budget import HardBudget
 from frugalbo.models.feasibility import FeasibilityGP
 
 
 class LogEIPerCost(LogExpectedImprovement):
-    """`log EI(x) - alpha log c(x) + log P(success | x)`, for one point at a time.
+    """`log EI(x) - alpha log c(x) + log P(success | x) + log P(cost(x) <= left)`, for one point at a time.
 
     Args:
         model: The objective's model.
@@ -28,6 +30,7 @@ class LogEIPerCost(LogExpectedImprovement):
             factor in the cost only shifts the result. None where all cost the same.
         alpha: How much the cost counts, in [0, 1]. At 0 this is plain log EI.
         feasibility: The model of success; None where nothing has failed.
+        hard_budget: The chance that the budget lasts; None where it has no end.
 
     Raises:
         ValueError: If `alpha` is outside [0, 1].
@@ -41,6 +44,7 @@ class LogEIPerCost(LogExpectedImprovement):
         alpha: float = 1.0,
         *,
         feasibility: FeasibilityGP | None = None,
+        hard_budget: HardBudget | None = None,
         maximize: bool = True,
     ) -> None:
         if not (math.isfinite(alpha) and 0 <= alpha <= 1):
@@ -49,6 +53,7 @@ class LogEIPerCost(LogExpectedImprovement):
         self.log_cost = log_cost
         self.alpha = alpha
         self.feasibility = feasibility
+        self.hard_budget = hard_budget
 
     @t_batch_mode_transform(expected_q=1)  # type: ignore[arg-type]
     def forward(self, X: Tensor) -> Tensor:
@@ -59,4 +64,6 @@ class LogEIPerCost(LogExpectedImprovement):
             value = value - self.alpha * log_cost[..., 0, 0]  # b x 1 x 1 -> b
         if self.feasibility is not None:
             value = value + self.feasibility.log_probability(X)
+        if self.hard_budget is not None:
+            value = value + self.hard_budget.log_probability(X)
         return value

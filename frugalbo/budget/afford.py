@@ -31,9 +31,14 @@ class Quote:
 
 @dataclass(frozen=True, slots=True)
 class Refusal:
-    """A segment that cannot be paid for, and why, in a sentence."""
+    """A segment that cannot be paid for, and why, in a sentence.
+
+    Args:
+        hopeless: Whether no segment could be, whatever its configuration.
+    """
 
     reason: str
+    hopeless: bool
 
 
 def quote(
@@ -52,6 +57,8 @@ def quote(
     slots that want some.
 
     Args:
+        balance: What is free.
+        slot: Where the segment would run.
         predicted: In device-seconds; None where nothing is known.
         first: Whether it is the first segment of its trial, which counts as one evaluation.
         sharers: The slots that are waiting, this one included.
@@ -74,7 +81,8 @@ def quote(
         if median_s > seconds:
             return Refusal(
                 f"what is left does not pay for another trial: the next would take about {median_s:.3g} s, "
-                f"and the {scarce} left allow {seconds:.3g} s"
+                f"and the {scarce} left allow {seconds:.3g} s",
+                hopeless=seconds <= 0,
             )
         cap_s = min(cap_s, predicted.upper_s / slot.devices / _USABLE)
     limited = balance.limited
@@ -85,7 +93,7 @@ def quote(
         memory_bytes=memory_bytes if "memory_bytes" in limited else 0.0,
     )
     if lacking := balance.lacks(held):
-        return Refusal(f"the budget of {lacking.replace('_', ' ')} is spent")
+        return Refusal(f"the budget of {lacking.replace('_', ' ')} is spent", hopeless=True)
     return Quote(cap_s, held)
 
 

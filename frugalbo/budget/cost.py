@@ -173,7 +173,7 @@ class FittedCost:
 
     @classmethod
     def regression(cls, features: Features, weights: Array, sigma: float, n: int) -> FittedCost:
-        """A single regression whose weights are known: log seconds per step are `weights' phi(x)`, give or take `sigma`."""
+        """A single regression with known weights: log seconds per step are `weights' phi(x)`, give or take `sigma`."""
         p = len(weights)
         return cls(features, [Component(1.0, 0.0, sigma, weights, np.eye(p), np.zeros(p))], n)
 
@@ -190,7 +190,7 @@ class FittedCost:
         low = min(s + math.exp(min(_LARGEST_LOG, m - z * sd)) for _, s, m, sd in parts)
         high = max(s + math.exp(min(_LARGEST_LOG, m + z * sd)) for _, s, m, sd in parts)
         a, b = math.log(low), math.log(high)
-        for _ in range(50):
+        while b - a > 1e-9:
             middle = 0.5 * (a + b)
             a, b = (middle, b) if _mixture_cdf(parts, math.exp(middle)) < q else (a, middle)
         return math.exp(b)

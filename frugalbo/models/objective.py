@@ -62,13 +62,23 @@ class ObjectiveGP(SingleTaskGP):
         """Take over what `fit_map` found."""
         self.covar_module.lengthscale = torch.as_tensor(found.lengthscales).to(self.train_targets)
         self.likelihood.noise = torch.tensor([found.noise]).to(self.train_targets)
-        self._constant.data.fill_(found.mean)
+        self.level.data.fill_(found.mean)
         self._factor = None
         self.requires_grad_(False)
         self.eval()
 
+    def negated(self) -> ObjectiveGP:
+        """The model of the negative of the outcomes, for what can only maximise."""
+        categorical = [int(i) for i in self.covar_module.categorical.nonzero().reshape(-1)]
+        model = ObjectiveGP(self.train_inputs[0], -self.train_targets.unsqueeze(-1), categorical, 1)
+        lengthscales = self.covar_module.lengthscale.detach().reshape(-1).numpy()
+        found = Hyperparameters(lengthscales, float(self.likelihood.noise), -float(self.level), 0.0, 0)
+        model.set_hyperparameters(found)
+        return model
+
     @property
-    def _constant(self) -> Tensor:
+    def level(self) -> Tensor:
+        """The prior's constant mean."""
         return self.mean_module.constant  # type: ignore[return-value]
 
     def train(self, mode: bool = True) -> ObjectiveGP:
@@ -89,9 +99,9 @@ class ObjectiveGP(SingleTaskGP):
         if not short or posterior_transform is not None or self.train_targets.ndim != 1:
             return super().posterior(X, output_indices, observation_noise, posterior_transform)
         self.eval()
-        L, a = self._cholesky()
+        L, a = self.factor()
         k = self.covar_module.forward(X.reshape(-1, X.shape[-1]), self.train_inputs[0])  # b x n
-        mean = self._constant + k @ a
+        mean = self.level + k @ a
         half = torch.linalg.solve_triangular(L, k.transpose(-1, -2), upper=False)  # n x b
         variance = (1 - (half * half).sum(0)).clamp_min(1e-10)
         shape = X.shape[:-1]
@@ -105,14 +115,14 @@ class ObjectiveGP(SingleTaskGP):
             super().posterior(self.train_inputs[0][:1])
         return super().condition_on_observations(X, Y, **kwargs)  # type: ignore[return-value]
 
-    def _cholesky(self) -> tuple[Tensor, Tensor]:
+    def factor(self) -> tuple[Tensor, Tensor]:
         """The factor of the training covariance and its solution of the residuals, kept for the same data."""
         X = self.train_inputs[0]
         if self._factor is None or self._factor[0] is not X:
             K = self.covar_module.forward(X, X)
             K = K + self.likelihood.noise * torch.eye(len(X), dtype=X.dtype)
             L = torch.linalg.cholesky(K)
-            residual = (self.train_targets - self._constant).unsqueeze(-1)
+            residual = (self.train_targets - self.level).unsqueeze(-1)
             self._factor = (X, L, torch.cholesky_solve(residual, L).squeeze(-1))
         return self._factor[1], self._factor[2]
 

@@ -3,7 +3,14 @@
 | method | what it does |
 |---|---|
 | `auto` | `bo` |
-| `bo` | the defaults and a few Sobol points, then Bayesian optimisation |
+| `bo` | the defaults and a few Sobol points, then expected improvement per cost, cooled |
+| `pbgi` | the same with the Pandora's-box Gittins index, which knows costs too |
+| `ei`, `logei` | the same with expected improvement, whatever it costs |
+| `nei` | noisy expected improvement |
+| `ucb` | the upper confidence bound |
+| `kg` | the knowledge gradient |
+| `mes`, `jes` | max-value and joint entropy search |
+| `ts` | Thompson sampling |
 | `sobol` | the defaults, then scrambled Sobol points |
 | `random` | uniformly random points |
 """
@@ -20,9 +27,10 @@ from frugalbo.propose.random import RandomProposer
 from frugalbo.propose.sobol import SobolProposer
 from frugalbo.study import Study
 
-__all__ = ["METHODS", "MethodError", "Proposer", "Suggestion", "initial_trials", "make_proposer", "preload"]
+__all__ = ["LIGHT", "METHODS", "MethodError", "Proposer", "Suggestion", "initial_trials", "make_proposer", "preload"]
 
-METHODS = ("auto", "bo", "sobol", "random")
+LIGHT = ("sobol", "random")  # without a model
+METHODS = ("auto", "bo", "pbgi", "ei", "logei", "nei", "ucb", "kg", "mes", "jes", "ts", *LIGHT)
 
 
 class MethodError(FrugalError, ValueError):
@@ -40,7 +48,7 @@ def make_proposer(method: str, problem: Problem, *, seed: int) -> Proposer:
     if method == "sobol":
         return SobolProposer(seed=seed)
     if method in METHODS:
-        return _LateBO(problem, seed)
+        return _LateBO(problem, seed, "bo" if method == "auto" else method)
     raise MethodError(f"unknown method {method!r}; expected one of {', '.join(METHODS)}")
 
 
@@ -58,7 +66,8 @@ def initial_trials(problem: Problem) -> int:
 class _LateBO:
     """Bayesian optimisation that imports torch when its model is first asked, not before."""
 
-    def __init__(self, problem: Problem, seed: int) -> None:
+    def __init__(self, problem: Problem, seed: int, method: str) -> None:
+        self._method = method
         self._initial = initial_trials(problem)
         self._seed = seed
         self._sobol = SobolProposer(seed=seed)
@@ -71,5 +80,5 @@ class _LateBO:
         if self._bo is None:
             from frugalbo.propose.bo import BayesianProposer
 
-            self._bo = BayesianProposer(seed=self._seed)
+            self._bo = BayesianProposer(seed=self._seed, method=self._method)
         return self._bo.propose(study, n)

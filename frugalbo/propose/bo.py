@@ -1,8 +1,8 @@
-"""Bayesian optimisation: the configuration with the best chance of improving, at its price.
+"""Bayesian optimisation: after the defaults and a few Sobol points, the best point of an acquisition.
 
-After the defaults and a few Sobol points, each suggestion maximises
+By default (`method="bo"`) it is the configuration with the best chance of improving, at its price:
 
-    log EI(x) - alpha log c(x) + log P(success | x)
+    log EI(x) - alpha log c(x) + log P(success | x) + log P(c(x) <= left)
 
 * EI is that of a Gaussian process on the losses at the full number of steps. Trials without such a
   value that run, are paused or were stopped are believed to come out at the posterior mean, so
@@ -12,7 +12,10 @@ After the defaults and a few Sobol points, each suggestion maximises
   counts. Without such a limit it is 0.
 * P(success) enters as soon as something has failed. A failed trial has no objective value, and
   none is invented; one that ran into its cap on time is a matter of cost, not of failure.
+* `left` is what the budget of time or money leaves for one more trial. Of what is more likely than
+  not to cost more, nothing is suggested, unless there is nothing else.
 
+Other methods are other acquisitions (`frugalbo.acquisition.registry`), with the same two chances.
 `why` says what was predicted; all of it but `seconds` is a function of study and seed.
 """
 
@@ -20,6 +23,7 @@ from __future__ import annotations
 
 import frugalbo.models  # isort: skip  # noqa: F401 - first: it imports linear_operator without its warning
 
+import math
 import time
 import warnings
 from collections.abc import Iterator, Sequence
@@ -30,23 +34,25 @@ from typing import Any, Literal
 
 import numpy as np
 import torch
-from botorch.models.model import Model
-from linear_operator.utils.errors import NanError
+from linear_operator.utils.errors import NanError, NotPSDError
 from numpy.typing import NDArray
 from threadpoolctl import ThreadpoolController
 
-from frugalbo.acquisition.log_cost import learned_log_cost, regressed_log_cost
-from frugalbo.acquisition.log_ei_per_cost import LogEIPerCost
-from frugalbo.budget.cost import CostModel, LearnedCost, fit_cost
+from frugalbo.acquisition.hard_budget import HardBudget
+from frugalbo.acquisition.log_cost import learned_log_cost, regressed_cost
+from frugalbo.acquisition.registry import ACQUISITIONS, Chosen, Situation, choose
+from frugalbo.budget.afford import seconds_left
+from frugalbo.budget.cost import CostModel, FittedCost, LearnedCost, fit_cost
 from frugalbo.errors import FrugalWarning
 from frugalbo.models.feasibility import FeasibilityGP
 from frugalbo.models.objective import Objective, fit_objective
 from frugalbo.propose import initial_trials
 from frugalbo.propose.base import Suggestion
-from frugalbo.propose.maximise import Found, maximise
+from frugalbo.propose.evidence import Evidence
+from frugalbo.propose.maximise import Allowed, Found, best_new, make_pool, maximise
 from frugalbo.propose.points import Points
 from frugalbo.propose.sobol import SobolProposer
-from frugalbo.study import Failure, Status, Study, Trial
+from frugalbo.study import Study, Trial
 
 Array = NDArray[np.float64]
 
@@ -55,32 +61,44 @@ _ANCHORS = 4
 # the first is still running, a fiftieth: its result may tell which way to go.
 _DISTANCE = 1e-3
 _DISTANCE_PENDING = 2e-2
+_CONFIDENCE = 0.995  # of what earlier suggestions of a batch will hold
+_LEAST_S = 1e-6
 _PRICED = ("device_seconds", "dollars", "wall_seconds")
+# Arithmetic that a study can make fail; anything else is a mistake of ours and not caught.
+_FAILURES = (torch.linalg.LinAlgError, np.linalg.LinAlgError, NanError, NotPSDError)  # type: ignore[attr-defined]
 
 
 class BayesianProposer:
-    """Log expected improvement per predicted cost, after a Sobol start.
+    """The best point of an acquisition, after a Sobol start.
 
     Args:
-        alpha: How much cost counts, in [0, 1]; `"cooling"` is the share of the budget that is left.
+        method: An acquisition of `frugalbo.acquisition.registry`.
+        alpha: How much cost counts for `"bo"`, in [0, 1]; `"cooling"` is the share of the budget that is left.
         cost: What is known of costs.
         initial: Trials before the model is asked; by default `initial_trials(problem)`.
+        hard_budget: Whether what is left of the budget counts.
     """
 
     def __init__(
         self,
         *,
         seed: int,
+        method: str = "bo",
         alpha: float | Literal["cooling"] = "cooling",
         cost: CostModel | None = None,
         initial: int | None = None,
+        hard_budget: bool = True,
     ) -> None:
+        if method not in ACQUISITIONS:
+            raise ValueError(f"expected an acquisition, one of {', '.join(ACQUISITIONS)}; got {method!r}")
         if alpha != "cooling" and not 0 <= alpha <= 1:
             raise ValueError(f"expected alpha in [0, 1] or 'cooling', got {alpha!r}")
         self.seed = seed
+        self.method = method
         self.alpha = alpha
-        self.cost: CostModel = cost or LearnedCost()
+        self.cost: CostModel = cost or LearnedCost(confidence=_CONFIDENCE)
         self.initial = initial
+        self.hard_budget = hard_budget
         self._sobol = SobolProposer(seed=seed)
 
     def propose(self, study: Study, n: int) -> Sequence[Suggestion]:
@@ -91,14 +109,14 @@ class BayesianProposer:
         found = list(self._sobol.propose(study, sobol))
         if len(found) < sobol or len(found) == n:
             return found
-        evidence = _Evidence(study, [s.params for s in found])
+        evidence = Evidence(study, [s.params for s in found])
         if len(evidence.losses) < 2:
             reason = f"{len(evidence.losses)} of {len(study.trials)} trials have a value, the model needs 2"
             return self._instead(study, n, reason)
         with _one_thread():
             try:
                 found += self._suggest(study, evidence, n - len(found), len(study.trials) + len(found), started)
-            except (torch.linalg.LinAlgError, np.linalg.LinAlgError, NanError) as error:  # type: ignore[attr-defined]
+            except _FAILURES as error:
                 return self._instead(study, n, f"the model could not be fitted: {error}", warn=True)
         return found
 
@@ -106,97 +124,121 @@ class BayesianProposer:
         if warn:
             text = f"{reason}; a Sobol point took its place (method='sobol' avoids the model)"
             warnings.warn(text, FrugalWarning, stacklevel=3)
-        return [
-            Suggestion(s.params, {**s.why, "instead_of": "bo", "reason": reason}) for s in self._sobol.propose(study, n)
-        ]
+        why = {"instead_of": self.method, "reason": reason}
+        return [Suggestion(s.params, {**s.why, **why}) for s in self._sobol.propose(study, n)]
 
-    def _suggest(self, study: Study, evidence: _Evidence, n: int, number: int, started: float) -> list[Suggestion]:
-        points, space = evidence.points, study.problem.space
-        objective = fit_objective(evidence.X, evidence.losses, space.categorical_dims, points.searched)
-        if objective.fit.problem:
-            raise np.linalg.LinAlgError(objective.fit.problem)
-        feasibility = evidence.feasibility()
-        alpha = _share_left(study) if self.alpha == "cooling" else float(self.alpha)
-        log_cost = self._log_cost(study, points) if alpha > 0 else None
-        anchors = evidence.X[np.argsort(evidence.losses, kind="stable")[:_ANCHORS]]
+    def _suggest(self, study: Study, evidence: Evidence, n: int, number: int, started: float) -> list[Suggestion]:
+        space = study.problem.space
+        model = self._fit(study, evidence)
+        left_s = seconds_left(study) if self.hard_budget else math.inf
         pending, tried = evidence.pending, evidence.tried
-        suggestions = []
+        suggestions: list[Suggestion] = []
         for i in range(number, number + n):
-            model = objective.believing(pending) if len(pending) else objective
-            acquisition = LogEIPerCost(
-                model.model, model.best(), log_cost, alpha, feasibility=feasibility, maximize=False
-            )
-            rng = np.random.default_rng([self.seed, i])
-            known = np.concatenate([tried, pending])
+            pool = make_pool(evidence.points, evidence.best(_ANCHORS), np.random.default_rng([self.seed, i]))
             distance = np.repeat([_DISTANCE, _DISTANCE_PENDING], [len(tried), len(pending)])
-            best = maximise(acquisition, points, anchors, known, distance, rng)
+            search = _Search(evidence.points, pool, np.concatenate([tried, pending]), distance)
+            situation = model.situation(pool, pending, left_s, self.seed + i)
+            chosen = choose(self.method, situation)
+            best, affordable = search.best(chosen, situation.hard_budget)
             if best is None:
                 # The pool holds nothing new: Sobol's walk lists what is left, or knows that nothing is.
-                rest = self._sobol.propose(_with_pending(study, suggestions), n - len(suggestions))
-                return suggestions + [
-                    Suggestion(s.params, {**s.why, "instead_of": "bo", "reason": "no new point in the pool"})
-                    for s in rest
-                ]
+                return suggestions + self._rest(study, suggestions, n, "no new point in the pool")
             if best.problem:
                 warnings.warn(f"the search for the best suggestion: {best.problem}", FrugalWarning, stacklevel=4)
             params = space.decode(best.u)
-            why = _explain(study, objective, acquisition, best, i)
-            why |= {"observed": len(evidence.losses), "pending": len(pending), "alpha": round(alpha, 4)}
+            why = {"method": self.method, "trial": i, **_explain(study, situation, best.u), **chosen.why}
+            why |= {"value": best.value, "observed": len(evidence.losses), "pending": len(pending)}
             why["seconds"] = round(time.perf_counter() - started, 4)
             started = time.perf_counter()
             suggestions.append(Suggestion(params, why))
+            if not affordable:
+                return suggestions + self._rest(study, suggestions, n, "what is left pays for no other trial")
+            if situation.hard_budget is not None and model.cost is not None:
+                left_s -= model.cost[0].quantile(best.u[None], model.cost[1], _CONFIDENCE)
             u = space.encode(params)[None]
             pending, tried = np.concatenate([pending, u]), np.concatenate([tried, u])
         return suggestions
 
-    def _log_cost(self, study: Study, points: Points) -> Model | None:
-        """The model of log seconds of a whole trial; None while nothing is known."""
+    def _rest(self, study: Study, suggestions: list[Suggestion], n: int, reason: str) -> list[Suggestion]:
+        """Sobol points for what is lacking of `n` suggestions."""
+        rest = self._sobol.propose(_with_pending(study, suggestions), n - len(suggestions))
+        return [Suggestion(s.params, {**s.why, "instead_of": self.method, "reason": reason}) for s in rest]
+
+    def _fit(self, study: Study, evidence: Evidence) -> _Fitted:
+        points, categorical = evidence.points, study.problem.space.categorical_dims
+        objective = fit_objective(evidence.X, evidence.losses, categorical, points.searched)
+        if objective.fit.problem:
+            raise np.linalg.LinAlgError(objective.fit.problem)
+        feasibility = None
+        if not all(evidence.ran):
+            feasibility = FeasibilityGP(evidence.ran_at, evidence.ran, categorical, points.searched)
+        alpha = _share_left(study) if self.alpha == "cooling" else float(self.alpha)
+        if self.method != "bo":
+            alpha = 0.0
+        wanted = alpha > 0 or self.method == "pbgi" or (self.hard_budget and math.isfinite(seconds_left(study)))
+        return _Fitted(objective, feasibility, self._cost(study, points) if wanted else None, alpha)
+
+    def _cost(self, study: Study, points: Points) -> tuple[FittedCost, float] | None:
+        """The model of the seconds of a trial, and its steps for it; None while nothing is known."""
         space, steps = study.problem.space, study.problem.steps
         if isinstance(self.cost, LearnedCost):
             fitted = fit_cost(study)
-            return None if fitted is None else learned_log_cost(fitted, steps)
+            return None if fitted is None else (fitted, float(steps))
         U = points.snap(np.random.default_rng(self.seed).random((128, space.dim)))
         predictions = [self.cost.predict(study, space.decode(u), 0, steps) for u in U]
         medians = [p.median_s for p in predictions if p is not None]
         if len(medians) < len(U):
             return None
-        return regressed_log_cost(space, U, lambda _: np.array(medians))
+        return regressed_cost(space, U, np.array(medians)), 1.0
 
 
-class _Evidence:
-    """What a study says: losses and where they are, failures, and points whose value is not known yet."""
+@dataclass(frozen=True, slots=True)
+class _Fitted:
+    """The models that were fitted to a study."""
 
-    def __init__(self, study: Study, also_pending: Sequence[dict[str, Any]] = ()) -> None:
-        space, objective = study.problem.space, study.problem.objective
-        self.points = Points(space)
-        self._categorical = space.categorical_dims
-        rows = [(trial, space.encode(trial.params), study.value(trial)) for trial in study.trials.values()]
-        empty = np.empty((0, space.dim))
-        self.losses = np.array([objective.to_loss(v) for _, _, v in rows if v is not None])
-        self.X = np.array([u for _, u, v in rows if v is not None]).reshape(-1, space.dim)
-        waiting = [u for t, u, v in rows if v is None and t.status != Status.FAILED]
-        waiting += [space.encode(params) for params in also_pending]
-        self.pending = np.array(waiting) if waiting else empty
-        tried = [u for _, u, _ in rows] + [space.encode(params) for params in also_pending]
-        self.tried = np.array(tried) if tried else empty
-        self._ran = [(u, ran) for t, u, v in rows if (ran := _ran(t, v)) is not None]
+    objective: Objective
+    feasibility: FeasibilityGP | None
+    cost: tuple[FittedCost, float] | None
+    alpha: float
 
-    def feasibility(self) -> FeasibilityGP | None:
-        """The classifier of failures; None where nothing has failed."""
-        success = [ran for _, ran in self._ran]
-        if all(success):
-            return None
-        X = np.array([u for u, _ in self._ran])
-        return FeasibilityGP(X, success, self._categorical, self.points.searched)
+    def situation(self, pool: Array, pending: Array, left_s: float, seed: int) -> Situation:
+        """What an acquisition may look at, while `pending` have no value and `left_s` seconds are left."""
+        return Situation(
+            self.objective.believing(pending) if len(pending) else self.objective,
+            self.objective,
+            torch.from_numpy(pending),
+            torch.from_numpy(pool),
+            self.cost,
+            self.alpha,
+            self.feasibility,
+            HardBudget(*self.cost, max(_LEAST_S, left_s)) if self.cost and math.isfinite(left_s) else None,
+            seed,
+        )
 
 
-def _ran(trial: Trial, value: float | None) -> bool | None:
-    """Whether a trial speaks for success (True), for failure (False), or for neither."""
-    if trial.status == Status.FAILED:
-        failure = trial.ends[-1].failure
-        # A cap on time is the cost model's business.
-        return None if failure == Failure.TIMEOUT else False
-    return True if value is not None or (trial.reports and trial.status != Status.RUNNING) else None
+@dataclass(frozen=True, slots=True)
+class _Search:
+    """Where to look, and what is too near to what is known to be new."""
+
+    points: Points
+    pool: Array
+    known: Array
+    distance: Array
+
+    def best(self, chosen: Chosen, budget: HardBudget | None) -> tuple[Found | None, bool]:
+        """The best point that is new, and whether it is affordable; none that is not, if any is."""
+        found = self._best(chosen, None if budget is None else budget.allows)
+        if found is not None or budget is None:
+            return found, True
+        # Nothing in the pool is affordable: where it is likeliest to be is found by its gradient.
+        found = self._best(Chosen(budget.log_probability, {}), None)
+        return found, found is not None and bool(budget.allows(found.u[None])[0])
+
+    def _best(self, chosen: Chosen, allowed: Allowed | None) -> Found | None:
+        if chosen.on_pool is None:
+            return maximise(chosen.value, self.points, self.pool, self.known, self.distance, allowed)
+        values = chosen.on_pool.numpy()
+        return best_new(self.points, self.pool[: len(values)], values, self.known, self.distance, allowed)
 
 
 def _share_left(study: Study) -> float:
@@ -222,25 +264,26 @@ def _with_pending(study: Study, suggestions: list[Suggestion]) -> Any:  # noqa: 
     return _More(study.problem, trials)
 
 
-def _explain(study: Study, objective: Objective, acquisition: LogEIPerCost, best: Found, number: int) -> dict[str, Any]:
+def _explain(study: Study, situation: Situation, u: Array) -> dict[str, Any]:
     """What was predicted at the chosen point, in the objective's own units."""
-    sense, outcome = study.problem.objective, objective.outcome
-    X = torch.from_numpy(best.u).reshape(1, 1, -1)
+    sense, outcome = study.problem.objective, situation.objective.outcome
+    X = torch.from_numpy(u).reshape(1, 1, -1)
     with torch.no_grad():
-        posterior = objective.model.posterior(X)
+        posterior = situation.objective.model.posterior(X)
         mean, sd = float(posterior.mean), float(posterior.variance.sqrt())
-        log_p = 0.0 if acquisition.feasibility is None else float(acquisition.feasibility.log_probability(X))
-        log_c = None if acquisition.log_cost is None else float(acquisition.log_cost.posterior(X).mean)  # type: ignore[attr-defined]
-    log_ei = best.value - log_p + (acquisition.alpha * log_c if log_c is not None else 0.0)
-    ends = sorted(sense.to_loss(outcome.inverse(t)) for t in (mean - 2 * sd, mean + 2 * sd))
+        chances = [
+            1.0 if chance is None else math.exp(float(chance.log_probability(X)))
+            for chance in (situation.feasibility, situation.hard_budget)
+        ]
+        log_c = None if situation.cost is None else float(learned_log_cost(*situation.cost)(X))
+    best = sense.to_loss(outcome.inverse(situation.objective.best()))
     return {
-        "method": "bo",
-        "trial": number,
         "predicted": sense.to_loss(outcome.inverse(mean)),
-        "predicted_95": ends,
-        "log_ei": log_ei,
-        "success": float(np.exp(log_p)),
-        "predicted_cost_s": None if log_c is None else float(np.exp(log_c)),
+        "predicted_95": sorted(sense.to_loss(outcome.inverse(t)) for t in (mean - 2 * sd, mean + 2 * sd)),
+        "best": best,
+        "success": chances[0],
+        "predicted_cost_s": None if log_c is None else math.exp(log_c),
+        "within_budget": chances[1],
     }
 
 
@@ -255,7 +298,10 @@ def _one_thread() -> Iterator[None]:
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
     try:
-        with _controller().limit(limits=1):
+        with _controller().limit(limits=1), warnings.catch_warnings():
+            # The joint covariance of a point and its neighbours among the best is singular in the
+            # last digits; the jitter is a ten-thousandth of the least noise.
+            warnings.filterwarnings("ignore", message="A not p.d., added jitter of 1.0e-08")
             yield
     finally:
         torch.set_num_threads(threads)

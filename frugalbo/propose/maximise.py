@@ -9,19 +9,23 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
 import torch
-from botorch.acquisition import AcquisitionFunction
 from numpy.typing import NDArray
 from scipy.optimize import minimize
+from torch import Tensor
 
 from frugalbo.propose.points import Points
 
 Array = NDArray[np.float64]
+Acquisition = Callable[[Tensor], Tensor]
+Allowed = Callable[[Array], NDArray[np.bool_]]
 
 _UNIFORM_MOST = 1024
+_BLOCK = 2048  # of points at once: what acquisitions keep of each adds up
 _NEAR = 32  # points near each anchor and scale
 _SCALES = (0.2, 0.05, 0.01)
 _STARTS = 4
@@ -41,24 +45,23 @@ class Found:
 
 
 def maximise(
-    acquisition: AcquisitionFunction,
+    acquisition: Acquisition,
     points: Points,
-    anchors: Array,
+    pool: Array,
     tried: Array,
     distance: Array,
-    rng: np.random.Generator,
+    allowed: Allowed | None = None,
 ) -> Found | None:
     """The feasible and new point where `acquisition` is largest; None if no such point was found.
 
     Args:
         acquisition: From b x 1 x d to b.
         points: The space.
-        anchors: Snapped unit points around which to look, k x d.
+        pool: Where to start, as from `make_pool`.
         tried: Points that must not come out again, n x d.
         distance: For each of them, how far a continuous coordinate must be from it to be new, n.
-        rng: Draws the pool.
+        allowed: Which of some points (m x d) may come out; all by default.
     """
-    pool = make_pool(points, anchors, rng)
     if not len(pool):
         return None
     seen, values = [pool], [_evaluate(acquisition, pool)]
@@ -71,11 +74,25 @@ def maximise(
             problem = problem or complaint
         if not moved:
             break
-    U, value = np.concatenate(seen), np.concatenate(values)
+    return best_new(points, np.concatenate(seen), np.concatenate(values), tried, distance, allowed, problem)
+
+
+def best_new(
+    points: Points,
+    U: Array,
+    value: Array,
+    tried: Array,
+    distance: Array,
+    allowed: Allowed | None = None,
+    problem: str = "",
+) -> Found | None:
+    """Of points `U` (m x d) the one with the largest finite `value` (m) that is new and allowed; see `maximise`."""
     # Only the best few hundred are worth the comparison with everything tried.
     order = np.argsort(np.where(np.isfinite(value), -value, np.inf), kind="stable")
     for block in np.array_split(order, max(1, len(order) // 256)):
         good = np.isfinite(value[block]) & points.new(U[block], tried, distance)
+        if allowed is not None:
+            good &= allowed(U[block])
         if good.any():
             best = block[np.argmax(good)]
             return Found(U[best], float(value[best]), problem)
@@ -83,7 +100,7 @@ def maximise(
 
 
 def make_pool(points: Points, anchors: Array, rng: np.random.Generator) -> Array:
-    """Snapped feasible points, m x d: uniform ones, and ones near the anchors."""
+    """Snapped feasible points, m x d: uniform ones, and ones near the anchors (k x d, snapped)."""
     d = points.space.dim
     count = min(_UNIFORM_MOST, 256 + 64 * points.searched)
     uniform = points.snap(rng.random((count, d)))
@@ -105,9 +122,10 @@ def make_pool(points: Points, anchors: Array, rng: np.random.Generator) -> Array
     return np.unique(np.concatenate(parts), axis=0)
 
 
-def _evaluate(acquisition: AcquisitionFunction, U: Array) -> Array:
+def _evaluate(acquisition: Acquisition, U: Array) -> Array:
     with torch.no_grad():
-        return acquisition(torch.from_numpy(U).unsqueeze(-2)).numpy()
+        blocks = torch.from_numpy(U).unsqueeze(-2).split(_BLOCK)
+        return torch.cat([acquisition(block) for block in blocks]).numpy()
 
 
 def _starts(points: Points, pool: Array, values: Array) -> Array:
@@ -122,7 +140,7 @@ def _starts(points: Points, pool: Array, values: Array) -> Array:
 
 
 def _sweep(
-    acquisition: AcquisitionFunction, points: Points, starts: Array, seen: list[Array], values: list[Array]
+    acquisition: Acquisition, points: Points, starts: Array, seen: list[Array], values: list[Array]
 ) -> tuple[Array, bool]:
     """Each start moved to its best feasible discrete neighbour, if that is better; and whether any moved."""
     if not points.discrete:
@@ -144,7 +162,7 @@ def _sweep(
 
 
 def _climb(
-    acquisition: AcquisitionFunction, points: Points, starts: Array, seen: list[Array], values: list[Array]
+    acquisition: Acquisition, points: Points, starts: Array, seen: list[Array], values: list[Array]
 ) -> tuple[Array, str]:
     """L-BFGS-B over the active continuous coordinates of all starts at once."""
     free = np.zeros(starts.shape, dtype=bool)

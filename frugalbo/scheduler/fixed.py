@@ -7,10 +7,10 @@ configurations more: a run is not over while there is something affordable left 
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
 
-from frugalbo.budget.afford import Quote, quote
+from frugalbo.budget.afford import Refusal, quote
 from frugalbo.budget.amounts import Cost
 from frugalbo.budget.cost import CostModel, CostPrediction, Predictor, predictor
 from frugalbo.budget.ledger import Balance
@@ -44,56 +44,26 @@ class FixedScheduler:
         Where nothing that was looked at is affordable, the cheapest of it is among the decisions
         nevertheless, so that the run loop refuses it and can say why the run ends.
         """
-        paused = study.with_status(Status.PAUSED)
-        steps = study.problem.steps
-        if self.cost_model is None:
-            decisions: list[Decision] = [
-                Resume(slot, trial.number, trial.planned) for slot, trial in zip(slots, paused, strict=False)
-            ]
-            free = slots[len(decisions) :]
-            found = self.proposer.propose(study, len(free)) if free else ()
-            return decisions + [
-                Start(slot, s.params, steps, steps, s.why) for slot, s in zip(free, found, strict=False)
-            ]
-        return self._affordable(study, balance, list(slots), predictor(self.cost_model, study))
-
-    def _affordable(self, study: Study, balance: Balance, slots: list[Slot], predict: Predictor) -> list[Decision]:
-        """As `decide`, without what cannot be paid for."""
-        decisions: list[Decision] = []
-        refused: list[tuple[float, Decision]] = []
-
-        def fits(decision: Resume | Start, predicted: CostPrediction | None, *, first: bool) -> bool:
-            nonlocal balance
-            sharers = len(slots) - len(decisions)
-            found = quote(balance, decision.slot, predicted, first=first, sharers=sharers, trial_cap_s=self.trial_cap_s)
-            if isinstance(found, Quote):
-                balance = _after(balance, found.held)
-                decisions.append(decision)
-                return True
-            refused.append((predicted.median_s if predicted else 0.0, decision))
-            return False
-
-        waiting = list(slots)
+        purse = _Purse(study, balance, list(slots), self.cost_model, self.trial_cap_s)
         for trial in study.with_status(Status.PAUSED):
-            if not waiting:
-                break
-            resume = Resume(waiting[0], trial.number, trial.planned)
-            if fits(resume, predict(trial.params, trial.checkpoint, trial.planned), first=False):
-                waiting.pop(0)
+            if purse.waiting:
+                predicted = purse.predict(trial.params, trial.checkpoint, trial.planned)
+                purse.take(Resume(purse.waiting[0], trial.number, trial.planned), predicted)
         steps = study.problem.steps
-        predicted = {}
-        for number, suggestion in enumerate(self._suggestions(study, len(waiting)) if waiting else ()):
-            predicted[number] = predict(suggestion.params, 0, steps)
-            for slot in waiting:
-                start = Start(slot, suggestion.params, steps, steps, suggestion.why)
-                if fits(start, predicted[number], first=True):
-                    waiting.remove(slot)
+        passed_over = 0
+        for suggestion in self._suggestions(study, len(purse.waiting)):
+            before = len(purse.decisions)
+            predicted = purse.predict(suggestion.params, 0, steps)
+            why = {**suggestion.why, "passed_over": passed_over} if passed_over else suggestion.why
+            for slot in purse.waiting:
+                if purse.take(Start(slot, suggestion.params, steps, steps, why), predicted):
                     break
-            if not waiting:
+            if not purse.waiting or purse.hopeless:
                 break
-        if waiting and refused:
-            decisions.append(min(refused, key=lambda r: r[0])[1])
-        return decisions
+            passed_over += len(purse.decisions) == before
+        if purse.waiting and purse.refused:
+            purse.decisions.append(min(purse.refused, key=lambda refused: refused[0])[1])
+        return purse.decisions
 
     def _suggestions(self, study: Study, n: int) -> Iterator[Suggestion]:
         """The proposer's next `n`, then more of them as long as they are wanted.
@@ -101,7 +71,7 @@ class FixedScheduler:
         A proposer is pure: asked for more, it begins with the same.
         """
         seen = 0
-        for more in (0, *_MORE):
+        for more in (0, *_MORE) if n else ():
             found = self.proposer.propose(study, n + more)
             yield from found[seen:]
             if len(found) < n + more:
@@ -109,12 +79,46 @@ class FixedScheduler:
             seen = len(found)
 
 
+class _Purse:
+    """What the decisions so far leave free: of the slots, and of the balance."""
+
+    def __init__(
+        self, study: Study, balance: Balance, slots: list[Slot], cost_model: CostModel | None, trial_cap_s: float | None
+    ) -> None:
+        self.balance = balance
+        self.waiting = slots
+        self.decisions: list[Decision] = []
+        self.refused: list[tuple[float, Decision]] = []  # with what each would cost
+        self.hopeless = False
+        self.predict: Predictor = (lambda *_: None) if cost_model is None else predictor(cost_model, study)
+        self._quotes = cost_model is not None
+        self._trial_cap_s = trial_cap_s
+
+    def take(self, decision: Start | Resume, predicted: CostPrediction | None) -> bool:
+        """Decide so if that is affordable."""
+        if self._quotes:
+            found = quote(
+                self.balance,
+                decision.slot,
+                predicted,
+                first=isinstance(decision, Start),
+                sharers=len(self.waiting),
+                trial_cap_s=self._trial_cap_s,
+            )
+            if isinstance(found, Refusal):
+                self.refused.append((predicted.median_s if predicted else 0.0, decision))
+                self.hopeless |= found.hopeless
+                return False
+            self.balance = _after(self.balance, found.held)
+        self.waiting.remove(decision.slot)
+        self.decisions.append(decision)
+        return True
+
+
 def _after(balance: Balance, held: Cost) -> Balance:
-    """The balance with `held` set aside as well."""
-    accounts: Mapping = {
-        name: replace(account, held=account.held + amount)
-        for name, amount in held.items()
-        for account in [balance[name]]
-        if name != "wall_seconds"
-    }
-    return Balance({**balance.accounts, **accounts})
+    """The balance with `held` set aside as well; wall time passes and is never held."""
+    accounts = dict(balance.accounts)
+    for name, amount in held.items():
+        if name != "wall_seconds":
+            accounts[name] = replace(accounts[name], held=accounts[name].held + amount)
+    return Balance(accounts)

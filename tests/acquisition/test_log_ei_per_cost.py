@@ -7,9 +7,9 @@ from botorch.acquisition import LogExpectedImprovement
 from botorch.models.deterministic import GenericDeterministicModel
 from botorch.optim import optimize_acqf
 
-from frugalbo.acquisition.log_cost import learned_log_cost, regressed_log_cost
+from frugalbo.acquisition.log_cost import learned_log_cost, learned_log_mean_cost, regressed_cost
 from frugalbo.acquisition.log_ei_per_cost import LogEIPerCost
-from frugalbo.budget.cost import Features, FittedCost, Component
+from frugalbo.budget.cost import Component, Features, FittedCost
 from frugalbo.models.feasibility import FeasibilityGP
 from frugalbo.models.objective import fit_objective
 from frugalbo.space import Choice, Float, Space
@@ -108,7 +108,21 @@ def test_the_learned_cost_is_the_same_in_torch_and_numpy():
 def test_a_known_cost_is_seen_through_its_features():
     space = Space({"a": Float(1, 100, log=True), "b": Float(0, 1)})
     U = np.random.default_rng(0).random((61, 2))
-    model = regressed_log_cost(space, U, lambda U: 100 ** U[:, 0])
+    model = learned_log_cost(regressed_cost(space, U, 100 ** U[:, 0]), 1)
     P = torch.tensor([[[0.0, 0.5]], [[1.0, 0.5]]], dtype=torch.float64)
     low, high = model.posterior(P).mean[:, 0, 0].tolist()
     assert high - low == pytest.approx(math.log(100), rel=0.05)
+
+
+def test_the_mean_of_a_log_normal_is_above_its_median():
+    # Two components at weights 0.3 and 0.7, log seconds per step 1 +- sqrt(0.25 + 0.11), start-up 0 and 3 s.
+    # Of 2 steps: 2 exp(1 + 0.18) = 6.50875 each, so 0.3 * 6.50875 + 0.7 * 9.50875 = 8.60875.
+    space = Space({"a": Float(0, 1)})
+    features = Features(space)
+    mean, variance = np.array([1.0, 0.0, 0.0]), np.array([0.11, 0.0, 0.0])
+    parts = [Component(w, s, 0.5, mean, np.eye(3), variance) for w, s in ((0.3, 0.0), (0.7, 3.0))]
+    fitted = FittedCost(features, parts, 5)
+    X = torch.full((3, 1, 1), 0.7, dtype=torch.float64)
+    assert learned_log_mean_cost(fitted, 2.0)(X).exp().reshape(-1).tolist() == pytest.approx([8.60875] * 3, rel=1e-5)
+    level = math.log(2.0)
+    assert learned_log_mean_cost(fitted, 2.0, level)(X).exp()[0].item() == pytest.approx(8.60875 / 2, rel=1e-5)

@@ -1,0 +1,152 @@
+"""The Pandora's-box Gittins index: the value at which one would be as glad to be paid as to look.
+
+A configuration is a box: opening it costs `lambda c(x)` and shows `f(x)`. Its index is the `g` with
+
+    EI(x; g) = lambda c(x),       EI(x; g) = E[max(f(x) - g, 0)]          (when maximising)
+
+Where boxes are independent, to open the one of the highest index, and to stop when none exceeds the
+best value seen, is optimal (Weitzman 1979, Econometrica 47). Source for correlated ones: Xie,
+Astudillo, Frazier, Scully, Terenin, arXiv:2406.20062; the stopping rule: Xie et al., arXiv:2507.12453.
+
+With `f(x) ~ N(m, s^2)`, `EI = s h(u)` for `u = (m - g) / s` and `h(u) = phi(u) + u Phi(u)`, so
+
+    g = m - s u,      log h(u) = log lambda + log c(x) - log s
+
+and `u` depends on the right side alone. It is found by bisection, and its gradient by the implicit
+function theorem, `du = d(right side) / (log h)'(u)`, with `(log h)' = Phi / h`.
+
+| cost | what stands for c(x) |
+|---|---|
+| known | c(x) |
+| unknown, log-normal | `E[c(x)] = exp(mu + sigma^2 / 2)` of the model of log c(x), as published |
+
+`lambda` is what a unit of cost is worth in units of the objective. `decayed_lambda` follows PBGI-D,
+which halves it from 0.1 whenever the stopping rule fires. Deviation: theirs never rises again; ours
+is a function of the present model alone, so that a resumed run goes on as it was.
+"""
+
+from __future__ import annotations
+
+import math
+
+import torch
+from botorch.acquisition.analytic import AnalyticAcquisitionFunction, _log_ei_helper
+from botorch.models.model import Model
+from botorch.utils.transforms import t_batch_mode_transform
+from torch import Tensor
+from torch.special import log_ndtr
+
+from frugalbo.acquisition.hard_budget import HardBudget
+from frugalbo.models.feasibility import FeasibilityGP
+
+LAMBDA_START = 0.1  # as published for PBGI-D, with a prior of variance 1 and costs of about 1
+LAMBDA_LEAST = 1e-9
+_LOWEST = -1e8  # of u; log h is -5e15 there
+_BISECTIONS = 100
+
+
+class GittinsIndex(AnalyticAcquisitionFunction):
+    """The Pandora's-box Gittins index, for one point at a time; when minimising, its negative.
+
+    Args:
+        model: The objective's model.
+        log_cost: A model of `log c(x)`. Its posterior's variance counts as in the table above if it
+            has one; a deterministic model has none. None where all cost 1.
+        price: The `lambda` above.
+        feasibility: The model of success. A box that may be empty is opened at the same cost for
+            `P(success)` times the improvement, so its log is subtracted from that of the cost.
+        hard_budget: The chance that the budget lasts, which counts in the same way.
+
+    Raises:
+        ValueError: If `price` is not above 0.
+    """
+
+    def __init__(
+        self,
+        model: Model,
+        log_cost: Model | None = None,
+        price: float = LAMBDA_START,
+        *,
+        feasibility: FeasibilityGP | None = None,
+        hard_budget: HardBudget | None = None,
+        maximize: bool = True,
+    ) -> None:
+        if not (math.isfinite(price) and price > 0):
+            raise ValueError(f"expected a price above 0, got {price!r}")
+        super().__init__(model=model)
+        self.log_cost = log_cost
+        self.price = price
+        self.feasibility = feasibility
+        self.hard_budget = hard_budget
+        self.maximize = maximize
+
+    @t_batch_mode_transform(expected_q=1)  # type: ignore[arg-type]
+    def forward(self, X: Tensor) -> Tensor:  # pyright: ignore[reportIncompatibleMethodOverride]
+        """Evaluate at points `X` of shape b x 1 x d; returns shape b, in the units of the objective."""
+        mean, sd = self._mean_and_sigma(X)  # each ... x 1
+        assert sd is not None
+        mean, sd = mean.squeeze(-1), sd.squeeze(-1)  # ... x 1 -> ...
+        u = inverse_log_h(math.log(self.price) + self.log_expected_cost(X) - sd.log())
+        return (mean if self.maximize else -mean) - sd * u
+
+    def log_expected_cost(self, X: Tensor) -> Tensor:
+        """The log of the expected cost for each expected success, at `X` (b x 1 x d); shape b."""
+        total = torch.zeros_like(X[..., 0, 0])
+        if self.log_cost is not None:
+            posterior = self.log_cost.posterior(X)
+            total = total + posterior.mean[..., 0, 0] + 0.5 * posterior.variance[..., 0, 0]  # type: ignore[attr-defined]
+        for chance in (self.feasibility, self.hard_budget):
+            if chance is not None:
+                total = total - chance.log_probability(X)
+        return total
+
+
+class _InverseLogH(torch.autograd.Function):
+    """`u` with `log h(u) = y`; `h(u) = phi(u) + u Phi(u)` rises from 0 to infinity."""
+
+    @staticmethod
+    def forward(ctx: torch.autograd.function.FunctionCtx, y: Tensor) -> Tensor:
+        # h(u) > u, so u < exp(y); and log h(u) <= log phi(u) for u < 0, so -u < sqrt(-2 y) there.
+        high = y.clamp(max=700.0).exp()
+        low = -(2 * (-y).clamp_min(0.0)).sqrt() - 1.0
+        high = torch.minimum(high, torch.full_like(high, 1e300))
+        for _ in range(_BISECTIONS):
+            middle = 0.5 * (low + high)
+            above = log_h(middle) > y
+            high, low = torch.where(above, middle, high), torch.where(above, low, middle)
+        u = 0.5 * (low + high)
+        ctx.save_for_backward(u, y)
+        return u
+
+    @staticmethod
+    def backward(ctx: torch.autograd.function.FunctionCtx, *grads: Tensor) -> Tensor:
+        u, y = ctx.saved_tensors  # type: ignore[attr-defined]
+        return grads[0] * (y - log_ndtr(u)).exp()  # 1 / (log h)' = h / Phi
+
+
+def inverse_log_h(y: Tensor) -> Tensor:
+    """The `u` at which `log(phi(u) + u Phi(u))` is `y`, with its gradient."""
+    return _InverseLogH.apply(y)  # type: ignore[return-value]
+
+
+def log_h(u: Tensor) -> Tensor:
+    """`log(phi(u) + u Phi(u))`, accurate for any `u`: BoTorch's (Ament et al., arXiv:2310.20708)."""
+    return _log_ei_helper(u)
+
+
+def decayed_lambda(best_ratio: float) -> float:
+    """The largest of 0.1, 0.05, 0.025 ... at which something is still worth its price.
+
+    Args:
+        best_ratio: The largest `EI(x; best) / c(x)` of any `x`, `best` being the best value seen.
+            The stopping rule fires, that is, no index exceeds `best`, where `lambda` is not below it.
+    """
+    price = LAMBDA_START
+    while price >= best_ratio and price > LAMBDA_LEAST:
+        price /= 2
+    return price
+
+
+def should_stop(index: float, best: float, *, maximize: bool = True) -> bool:
+    """The stopping rule: whether the highest index (as `GittinsIndex` gives it) does not exceed the best value seen."""
+    return index <= (best if maximize else -best)

@@ -1,0 +1,229 @@
+"""Acquisitions by name, each with safe defaults.
+
+| name | what it is | knows costs | pending points |
+|---|---|---|---|
+| `bo` | log EI per cost, cooled as the budget runs out | yes | believed |
+| `pbgi` | the Pandora's-box Gittins index | yes | believed |
+| `ei`, `logei` | expected improvement, by its logarithm | | believed |
+| `nei` | noisy expected improvement: over the best of the noisy points, jointly | | averaged over |
+| `ucb` | the upper confidence bound | | believed |
+| `kg` | the knowledge gradient, over a set of good points | | believed |
+| `mes` | max-value entropy search (GIBBON's bound for one point) | | believed |
+| `jes` | joint entropy search | | believed |
+| `ts` | Thompson sampling, on the pool | | believed |
+
+In all of them failures count by the chance of success, and a hard budget by the chance that it
+lasts: added where the value is a logarithm or an index, multiplied where it is positive.
+
+Nothing here is limited by a clock, so that the same study gives the same suggestion; instead the work
+is bounded: by the number of samples and of candidates, which do not depend on the number of observations.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import torch
+from botorch.acquisition.analytic import LogExpectedImprovement, UpperConfidenceBound
+from botorch.acquisition.logei import qLogNoisyExpectedImprovement
+from botorch.acquisition.max_value_entropy_search import qLowerBoundMaxValueEntropy
+from botorch.sampling.normal import SobolQMCNormalSampler
+from torch import Tensor
+
+from frugalbo.acquisition.gittins import GittinsIndex, decayed_lambda
+from frugalbo.acquisition.hard_budget import HardBudget
+from frugalbo.acquisition.joint_entropy import JointEntropySearch
+from frugalbo.acquisition.knowledge_gradient import DiscreteKnowledgeGradient
+from frugalbo.acquisition.log_cost import learned_log_cost, learned_log_mean_cost
+from frugalbo.acquisition.log_ei_per_cost import LogEIPerCost
+from frugalbo.budget.cost import FittedCost
+from frugalbo.models.feasibility import FeasibilityGP
+from frugalbo.models.objective import Objective, ObjectiveGP
+
+Acquisition = Callable[[Tensor], Tensor]
+
+_SAMPLES = 64  # of the posterior, for noisy expected improvement
+_OPTIMA = 8  # sampled optima or maximal values, for the entropies
+_BASELINE = 24  # the best points known, over which noisy expected improvement takes the maximum
+_TARGETS = 64  # the points whose means count for the knowledge gradient
+_CANDIDATES = 512  # on which optima are sampled
+_THOMPSON = 2048
+
+
+@dataclass(frozen=True, slots=True)
+class Situation:
+    """What an acquisition may look at.
+
+    Args:
+        objective: Of losses, in which the pending points are believed.
+        unbelieving: The same without them.
+        pending: Points whose value is not known, m x d.
+        pool: Points of the space that may be tried, k x d.
+        cost: The cost model and the steps of a trial for it; None while nothing is known.
+        alpha: How much the cost counts, for `bo`.
+        seed: Of samples.
+    """
+
+    objective: Objective
+    unbelieving: Objective
+    pending: Tensor
+    pool: Tensor
+    cost: tuple[FittedCost, float] | None
+    alpha: float
+    feasibility: FeasibilityGP | None
+    hard_budget: HardBudget | None
+    seed: int
+
+    def log_chances(self, X: Tensor) -> Tensor:
+        """The log of the chances of success and of a budget that lasts, at b x 1 x d; shape b."""
+        total = torch.zeros_like(X[..., 0, 0])
+        for chance in (self.feasibility, self.hard_budget):
+            if chance is not None:
+                total = total + chance.log_probability(X)
+        return total
+
+
+@dataclass(frozen=True, slots=True)
+class Chosen:
+    """An acquisition that is ready to be maximised.
+
+    Args:
+        value: From points one by one, b x 1 x d, to b.
+        why: What there is to say of its settings.
+        on_pool: The values on the situation's pool, if there are none elsewhere.
+    """
+
+    value: Acquisition
+    why: dict[str, float]
+    on_pool: Tensor | None = None
+
+
+def choose(name: str, situation: Situation) -> Chosen:
+    """The acquisition of that name; what it samples is a function of the situation's seed."""
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(situation.seed)
+        return ACQUISITIONS[name](situation)
+
+
+def _log_ei_per_cost(s: Situation) -> Chosen:
+    return _priced(s, s.alpha)
+
+
+def _log_ei(s: Situation) -> Chosen:
+    return _priced(s, 0.0)
+
+
+def _priced(s: Situation, alpha: float) -> Chosen:
+    value = LogEIPerCost(
+        s.objective.model,
+        s.objective.best(),
+        None if s.cost is None else learned_log_cost(*s.cost),
+        alpha,
+        feasibility=s.feasibility,
+        hard_budget=s.hard_budget,
+        maximize=False,
+    )
+    return Chosen(value, {"alpha": round(alpha, 4)})
+
+
+def _gittins(s: Situation) -> Chosen:
+    """Costs are in units of the pool's typical one, improvements in standard deviations of what was seen."""
+    X, model, best = s.pool.unsqueeze(-2), s.objective.model, s.objective.best()
+    log_cost, level = None, 0.0
+    if s.cost is not None:
+        fitted, steps = s.cost
+        level = float(learned_log_cost(fitted, steps)(X).median())
+        log_cost = learned_log_mean_cost(fitted, steps, level)
+    chances = {"feasibility": s.feasibility, "hard_budget": s.hard_budget}
+    with torch.no_grad():
+        probe = GittinsIndex(model, log_cost, maximize=False, **chances)
+        log_ratio = LogExpectedImprovement(model, best, maximize=False)(X) - probe.log_expected_cost(X)
+    price = decayed_lambda(math.exp(min(700.0, float(log_ratio.max()))))
+    return Chosen(GittinsIndex(model, log_cost, price, maximize=False, **chances), {"lambda": price})
+
+
+def _noisy_ei(s: Situation) -> Chosen:
+    model = s.unbelieving.model
+    X = model.train_inputs[0]
+    with torch.no_grad():
+        best = model.posterior(X.unsqueeze(-2)).mean.reshape(-1).argsort()[:_BASELINE]
+    value = qLogNoisyExpectedImprovement(
+        model=model.negated(),
+        X_baseline=X[best],
+        sampler=SobolQMCNormalSampler(torch.Size([_SAMPLES]), seed=s.seed),
+        X_pending=s.pending if len(s.pending) else None,
+        prune_baseline=False,
+    )
+    return Chosen(lambda X: value(X) + s.log_chances(X), {})
+
+
+def _upper_confidence_bound(s: Situation) -> Chosen:
+    """Beta as in Kandasamy, Schneider, Poczos, arXiv:1503.01673: 0.2 d log 2n."""
+    n, d = s.objective.model.train_inputs[0].shape
+    beta = max(1.0, 0.2 * d * math.log(2 * n))
+    value = UpperConfidenceBound(s.objective.model.negated(), beta=beta)
+    return Chosen(lambda X: value(X) + s.log_chances(X), {"beta": round(beta, 4)})
+
+
+def _knowledge_gradient(s: Situation) -> Chosen:
+    model = s.objective.model.negated()
+    with torch.no_grad():
+        P = torch.cat([model.train_inputs[0], s.pool])
+        best = model.posterior(P.unsqueeze(-2)).mean.reshape(-1).argsort(descending=True)
+    return _positive(s, DiscreteKnowledgeGradient(model, P[best[:_TARGETS]]))
+
+
+def _max_value_entropy(s: Situation) -> Chosen:
+    model = s.objective.model.negated()
+    value = qLowerBoundMaxValueEntropy(model, s.pool[:_CANDIDATES], num_mv_samples=_OPTIMA)
+    return _positive(s, value)
+
+
+def _joint_entropy(s: Situation) -> Chosen:
+    model = s.objective.model.negated()
+    candidates = s.pool[:_CANDIDATES]
+    with torch.no_grad():
+        best, where = _draws(model, candidates, _OPTIMA).max(dim=-1)
+    return _positive(s, JointEntropySearch(model, candidates[where], best))
+
+
+def _thompson(s: Situation) -> Chosen:
+    model, pool = s.objective.model.negated(), s.pool[:_THOMPSON]
+    with torch.no_grad():
+        values = _draws(model, pool, 1)[0] + s.log_chances(pool.unsqueeze(-2))
+    return Chosen(lambda X: model.posterior(X).mean[..., 0, 0], {}, values)
+
+
+ACQUISITIONS: dict[str, Callable[[Situation], Chosen]] = {
+    "bo": _log_ei_per_cost,
+    "pbgi": _gittins,
+    "ei": _log_ei,
+    "logei": _log_ei,
+    "nei": _noisy_ei,
+    "ucb": _upper_confidence_bound,
+    "kg": _knowledge_gradient,
+    "mes": _max_value_entropy,
+    "jes": _joint_entropy,
+    "ts": _thompson,
+}
+
+
+def _positive(s: Situation, value: Acquisition) -> Chosen:
+    def chanced(X: Tensor) -> Tensor:
+        v = value(X)
+        # Estimates of what is positive may be slightly negative; those are left alone.
+        return torch.where(v > 0, v * s.log_chances(X).exp(), v)
+
+    return Chosen(chanced, {})
+
+
+def _draws(model: ObjectiveGP, X: Tensor, count: int) -> Tensor:
+    """Joint samples of the function at `X` (m x d); count x m."""
+    posterior = model.posterior(X)
+    covariance = posterior.distribution.covariance_matrix  # type: ignore[union-attr]
+    values, vectors = torch.linalg.eigh(covariance)
+    root = vectors * values.clamp_min(0).sqrt()
+    normal = torch.randn(count, X.shape[0], dtype=X.dtype)
+    return posterior.mean.squeeze(-1) + normal @ root.T

@@ -1,0 +1,81 @@
+"""Why a configuration was chosen, in words, from what its proposer wrote down when it chose it.
+
+Here is the vocabulary only; `Study.explain` knows the trials. A proposer may write anything into
+`why`; what is not known here is passed over.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any, Final
+
+_METHODS: Final = {
+    "bo": "the largest expected improvement for its price",
+    "pbgi": "the highest Gittins index: worth the most, its price included",
+    "ei": "the largest expected improvement",
+    "logei": "the largest expected improvement",
+    "nei": "the largest expected improvement over noisy results",
+    "ucb": "the best optimistic bound",
+    "kg": "the result expected to raise the best prediction most",
+    "mes": "the result expected to tell most about the best value",
+    "jes": "the result expected to tell most about where the best is and how good",
+    "ts": "the best of one draw of what the objective may be",
+    "sobol": "the next point of a design that fills the space evenly",
+    "random": "a uniformly random point",
+}
+_POINTS: Final = {"defaults": "the problem's defaults", "centre": "the centre of the space"}
+
+
+def in_words(why: Mapping[str, Any], metric: str) -> list[str]:
+    """Sentences that say why a configuration was chosen, most important first.
+
+    Args:
+        why: As in `Started.why`.
+        metric: The name of the objective.
+    """
+    method = why.get("method")
+    if method is None:
+        return ["It was not chosen by a method of frugalbo, or none that said why."]
+    chosen = _POINTS.get(str(why.get("point")), _METHODS.get(str(method), "chosen by its own rule"))
+    said = [f"It was {chosen} (method {method})."]
+    if "instead_of" in why:
+        said.append(
+            f"It took the place of a suggestion by {why['instead_of']}: {why.get('reason', 'no reason given')}."
+        )
+    said += _prediction(why, metric)
+    said += _price(why)
+    if "success" in why and why["success"] < 0.995:
+        said.append(f"From the failures so far, it was given a chance of {why['success']:.0%} to run at all.")
+    if "observed" in why:
+        pending = f", with {why['pending']} more under way" if why.get("pending") else ""
+        said.append(f"The model knew {why['observed']} results{pending}.")
+    if why.get("passed_over"):
+        said.append(f"{why['passed_over']} suggestions before it would have cost more than was left.")
+    return said
+
+
+def _prediction(why: Mapping[str, Any], metric: str) -> list[str]:
+    if "predicted" not in why:
+        return []
+    text = f"Predicted was {metric} = {why['predicted']:.4g}"
+    if "predicted_95" in why:
+        low, high = why["predicted_95"]
+        text += f", between {low:.4g} and {high:.4g} at 95 %"
+    if "best" in why:
+        text += f"; the best that the model knew of was {why['best']:.4g}"
+    return [f"{text}."]
+
+
+def _price(why: Mapping[str, Any]) -> list[str]:
+    said = []
+    if why.get("predicted_cost_s") is not None:
+        text = f"Its cost was predicted as {why['predicted_cost_s']:.3g} device-seconds"
+        if why.get("within_budget", 1.0) < 0.995:
+            text += f", which what was left would cover with a chance of {why['within_budget']:.0%}"
+        said.append(f"{text}.")
+    if why.get("method") == "bo" and "alpha" in why:
+        weight = "did not count" if not why["alpha"] else f"counted with the power {why['alpha']:.2g}"
+        said.append(f"Cost {weight}, the share of the budget that was left.")
+    if "lambda" in why:
+        said.append(f"A trial of typical cost had to promise {why['lambda']:.2g} standard deviations of the results.")
+    return said

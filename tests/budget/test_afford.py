@@ -1,0 +1,88 @@
+import math
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from frugalbo.budget.afford import Quote, Refusal, quote, seconds_left
+from frugalbo.budget.amounts import Budget, Cost
+from frugalbo.budget.cost import CostPrediction
+from frugalbo.budget.ledger import Ledger
+from frugalbo.problem import Minimize, Problem
+from frugalbo.slot import Slot
+from frugalbo.space import Float, Space
+from frugalbo.study import Ended, Outcome, Started, Study
+
+PROBLEM = Problem("p", Space({"x": Float(0, 1)}), "m:f", Minimize("loss"))
+SLOT = Slot("cuda:0", "cuda", 0, devices=2, dollars_per_hour=36.0)
+
+
+def _balance(**limits):
+    return Ledger(Budget(**limits)).balance()
+
+
+def test_what_is_more_likely_than_not_to_fit_is_affordable():
+    # 100 device-seconds are 50 s on two devices; a median of 100 just fits, and the cap is all of it.
+    found = quote(_balance(device_seconds=100), SLOT, CostPrediction(100.0, 300.0, 5))
+    assert found == Quote(50.0, Cost(device_seconds=100.0, evaluations=1.0))
+    found = quote(_balance(device_seconds=100), SLOT, CostPrediction(100.1, 300.0, 5))
+    assert isinstance(found, Refusal)
+    assert not found.hopeless
+    assert "would take about 50 s" in found.reason
+
+
+def test_dollars_are_seconds_at_the_price_of_the_slot():
+    # Two devices at 36 USD an hour cost 2 cents a second: one dollar is 50 s.
+    assert quote(_balance(dollars=1), SLOT, None).cap_s == pytest.approx(50)
+    assert isinstance(quote(_balance(dollars=1), SLOT, CostPrediction(101.0, 200.0, 5)), Refusal)
+
+
+def test_while_nothing_is_known_the_free_budget_is_shared_out():
+    assert quote(_balance(device_seconds=120), SLOT, None, sharers=3).cap_s == 20
+    assert quote(_balance(wall_seconds=120), SLOT, None, sharers=3).cap_s == 120
+
+
+def test_where_no_configuration_would_do_it_is_said():
+    ledger = Ledger(Budget(evaluations=1))
+    ledger.hold("a", Cost(evaluations=1))
+    assert quote(ledger.balance(), SLOT, None).hopeless
+
+
+@given(
+    free=st.floats(1e-3, 1e6), median=st.floats(1e-3, 1e6), factor=st.floats(1, 100), cap=st.floats(1e-3, 1e6),
+    devices=st.integers(1, 7),
+)  # fmt: skip
+def test_what_is_quoted_can_be_held(free, median, factor, cap, devices):
+    ledger = Ledger(Budget(device_seconds=free, dollars=free / 200))
+    slot = Slot("s", "cpu", 0, devices=devices, dollars_per_hour=11.0)
+    found = quote(ledger.balance(), slot, CostPrediction(median, factor * median, 3), trial_cap_s=cap)
+    if isinstance(found, Quote):
+        ledger.hold("a", found.held)
+        assert found.cap_s <= cap
+    else:
+        assert median > min(free, free / 200 / 11.0 * 3600) * (1 - 1e-9)
+
+
+def _study(budget, *, seconds=0.0, dollars=0.0, wall=0.0):
+    study = Study(PROBLEM, Ledger(budget))
+    study.apply(Started(0, 0, {"x": 0.5}, 0, 1, 1, Cost(), "s", 100.0))
+    used = Cost(device_seconds=seconds, dollars=dollars)
+    study.apply(Ended(0, 0, Outcome.COMPLETED, used, 100.0 + wall))
+    study.ledger.pass_time(wall)
+    return study
+
+
+def test_what_is_left_for_one_trial():
+    assert seconds_left(Study(PROBLEM)) == math.inf
+    assert seconds_left(_study(Budget(evaluations=7), seconds=10)) == math.inf
+    assert seconds_left(_study(Budget(device_seconds=100), seconds=30)) == 70
+    # 30 s cost 3 USD; the 2 that are left buy 20 s.
+    assert seconds_left(_study(Budget(device_seconds=100, dollars=5), seconds=30, dollars=3)) == pytest.approx(20)
+    # 30 device-seconds took 10 s; the 40 s that are left on the clock are worth 120.
+    assert seconds_left(_study(Budget(wall_seconds=50), seconds=30, wall=10)) == pytest.approx(120)
+
+
+def test_what_others_hold_is_not_left():
+    study = _study(Budget(device_seconds=100), seconds=30)
+    study.apply(Started(1, 0, {"x": 0.1}, 0, 1, 1, Cost(device_seconds=25.0), "s", 0.0))
+    assert seconds_left(study) == 45
