@@ -2,8 +2,9 @@
 
 A segment is affordable if it is more likely than not to end within what is free: if the median of
 its predicted cost fits. It is granted what it hardly ever exceeds, or all that is free if that is
-less. The run loop quotes before it starts anything, the scheduler before it proposes to; the
-proposer has `seconds_left`, which is the same rule seen from where slots are not known.
+less; while little is known, not more than a share of it. The run loop quotes before it starts
+anything, the scheduler before it proposes to; the proposer has `seconds_left`, which is the same
+rule seen from where slots are not known.
 """
 
 from __future__ import annotations
@@ -19,6 +20,11 @@ from frugalbo.study import Study
 
 # The share of its cap that a job has for its work; the rest may go to its last words.
 _USABLE = 0.9
+# From fewer segments than this the upper cost is little more than a guess, and can be all that is left.
+# Until then one segment may take that share of what is free, or so many medians if that is more: a
+# configuration that is dearer than the whole budget then costs a part of it and not all.
+_FEW = 4
+_MEDIANS = 2.5
 
 
 @dataclass(frozen=True, slots=True)
@@ -84,7 +90,10 @@ def quote(
                 f"and the {scarce} left allow {seconds:.3g} s",
                 hopeless=seconds <= 0,
             )
-        cap_s = min(cap_s, predicted.upper_s / slot.devices / _USABLE)
+        upper_s = predicted.upper_s / slot.devices / _USABLE
+        if 0 < predicted.n < _FEW:  # 0 is a cost function of the user's, which is taken as it is
+            upper_s = min(upper_s, max(_MEDIANS * median_s, seconds / _FEW))
+        cap_s = min(cap_s, upper_s)
     limited = balance.limited
     held = Cost(
         device_seconds=cap_s * slot.devices if "device_seconds" in limited else 0.0,

@@ -86,3 +86,18 @@ def test_what_others_hold_is_not_left():
     study = _study(Budget(device_seconds=100), seconds=30)
     study.apply(Started(1, 0, {"x": 0.1}, 0, 1, 1, Cost(device_seconds=25.0), "s", 0.0))
     assert seconds_left(study) == 45
+
+
+@pytest.mark.parametrize(
+    ("n", "median", "cap"),
+    [
+        (1, 2.0, 25.0),  # a quarter of the 100 s that two devices have
+        (3, 46.0, 50.0 / 0.9),  # its upper cost is below two and a half medians
+        (3, 24.0, 30.0),  # two and a half medians of 12 s are more than a quarter of 100 s
+        (4, 2.0, 50.0 / 0.9),  # enough is known
+        (0, 2.0, 50.0 / 0.9),  # the user's own function
+    ],
+)
+def test_while_little_is_known_a_segment_may_take_a_share_only(n, median, cap):
+    found = quote(_balance(device_seconds=200), SLOT, CostPrediction(median, 100.0, n))
+    assert found.cap_s == pytest.approx(cap)
