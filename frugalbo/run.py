@@ -43,7 +43,7 @@ class RunLoop:
 
     Args:
         folder: Where trials keep checkpoints and logs.
-        trial_cap_s: The most device-seconds that any segment may take, whatever is left.
+        trial_cap_s: The most seconds that any segment may take on its slot, whatever is left.
         observe: Called after every change and some times a second, with the events since the last call.
     """
 

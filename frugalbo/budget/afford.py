@@ -68,7 +68,7 @@ def quote(
         predicted: In device-seconds; None where nothing is known.
         first: Whether it is the first segment of its trial, which counts as one evaluation.
         sharers: The slots that are waiting, this one included.
-        trial_cap_s: The most device-seconds that any segment may take, whatever is left.
+        trial_cap_s: The most seconds that any segment may take on its slot, whatever is left.
         memory_bytes: What is lent to it while it runs, if memory is limited.
     """
     rate = slot.devices * slot.dollars_per_hour / 3600
