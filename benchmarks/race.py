@@ -1,12 +1,14 @@
 """Which tool finds the best configuration for the seconds that a budget can buy?
 
-    python benchmarks/race.py [--only TABLE|SUITE ...] [--methods ...] [--seeds 5] [--workers 1 4] [--jobs 1]
-    python benchmarks/race.py --table [--methods ...] [--revision N]
+    python benchmarks/race.py [--only TABLE|SUITE ...] [--methods ...] [--seeds 5] [--workers 1 4] [--over runs] ...
+    python benchmarks/race.py --table [--methods ...] [--over runs] [--revision N]
 
 Races on the tables of `benchmarks.tables`, ours through the real run loop, the peers of
 `benchmarks.peers` through a plain one, both on a virtual clock: a job takes the seconds that it
 took when the table was made, suggesting takes none (it is measured apart).
 
+* A trial sees its configuration's mean over the table's seeds, or with `--over runs` one of these
+  seeds and its noise. The figures of others that we compare with are of the first kind.
 * The budget is the sum of all workers' device-seconds. A job that it cuts gives no result.
 * Regret is that of the configuration with the best loss seen so far, at its mean over the table's
   seeds, `(loss - best) / (median - best)`, at most 1, and 1 while there is no result.
@@ -151,7 +153,7 @@ def regrets(of: Iterable[tuple[float, float]], shares: Sequence[float] = SHARES)
     return [next((r for when, r in reversed(points) if when <= share * (1 + 1e-9)), 1.0) for share in shares]
 
 
-def run_cell(name: str, method: str, workers: int, seed: int) -> dict[str, Any]:
+def run_cell(name: str, method: str, workers: int, seed: int, over: str) -> dict[str, Any]:
     """One race as a record."""
     if not method.startswith(("random", "optuna-tpe", "smac")):
         import torch
@@ -160,7 +162,7 @@ def run_cell(name: str, method: str, workers: int, seed: int) -> dict[str, Any]:
         preload()  # seconds of imports are not seconds of suggesting
     warnings.filterwarnings("ignore", category=DeprecationWarning)
     warnings.filterwarnings("ignore", module=r"(optuna|ax|smac|botorch|gpytorch|linear_operator|sklearn)\b.*")
-    table = load(name)
+    table = load(name) if over == "runs" else load(name).averaged()
     jobs, watch = race(table, method, workers, seed)
     path = trace(table, jobs)
     return {
@@ -169,6 +171,7 @@ def run_cell(name: str, method: str, workers: int, seed: int) -> dict[str, Any]:
         "method": method,
         "workers": workers,
         "seed": seed,
+        "over": over,
         "version": version(method),
         "regret": [round(r, 6) for r in regrets(path)],
         "trace": [[round(when, 5), round(r, 6)] for when, r in path],
@@ -195,17 +198,17 @@ def version(method: str) -> str:
 
 
 def cells(
-    names: Sequence[str], methods: Sequence[str], workers: Sequence[int], seeds: int
-) -> Iterator[tuple[str, str, int, int]]:
+    names: Sequence[str], methods: Sequence[str], workers: Sequence[int], seeds: int, over: str
+) -> Iterator[standings.Cell]:
     """All races that were asked for, so ordered that what is there at any time is balanced."""
     for w in workers:
         for seed in range(seeds):
             for name in names:
                 for method in methods:
-                    yield name, method, w, seed
+                    yield name, method, w, seed, over
 
 
-def run_missing(wanted: Iterable[tuple[str, str, int, int]], jobs: int, out: Path) -> None:
+def run_missing(wanted: Iterable[standings.Cell], jobs: int, out: Path) -> None:
     """Run what is not recorded for this version, each record appended as soon as it is there."""
     done = {(*standings.cell(r), r["version"]) for r in standings.read(out)}
     missing = [cell for cell in wanted if (*cell, version(cell[1])) not in done]
@@ -223,7 +226,7 @@ def run_missing(wanted: Iterable[tuple[str, str, int, int]], jobs: int, out: Pat
             )
 
 
-def _run_all(missing: Sequence[tuple[str, str, int, int]], jobs: int) -> Iterator[dict[str, Any]]:
+def _run_all(missing: Sequence[standings.Cell], jobs: int) -> Iterator[dict[str, Any]]:
     if jobs == 1:
         yield from (run_cell(*cell) for cell in missing)
         return
@@ -240,6 +243,7 @@ def main() -> None:
     parser.add_argument("--seeds", type=int, default=5)
     parser.add_argument("--workers", nargs="*", type=int, default=[1, 4])
     parser.add_argument("--jobs", type=int, default=1, help="processes at a time, one thread each")
+    parser.add_argument("--over", choices=["means", "runs"], default="means", help="what a trial sees of its table")
     parser.add_argument("--table", action="store_true", help="print the summary as Markdown, run nothing")
     parser.add_argument("--revision", type=int, help="for --table: only records of this revision of the race")
     parser.add_argument("--out", type=Path, default=RESULTS)
@@ -248,6 +252,7 @@ def main() -> None:
         records = standings.read(asked.out)
         if asked.revision is not None:
             records = [r for r in records if r["version"].endswith(f"r{asked.revision}")]
+        records = [r for r in records if standings.over(r) == asked.over]
         print(standings.markdown(records, asked.methods))
         return
     members = {suite.name: suite.tables for suite in SUITES} | {name: (name,) for name in NAMES}
@@ -257,7 +262,7 @@ def main() -> None:
     methods = asked.methods or ["random", "optuna-tpe", "ours"]
     if absent := [m for m in methods if m in peers.PEERS and not peers.is_installed(m)]:
         parser.error(f"{absent[0]} is not installed: pip install {peers.PEERS[absent[0]]}")
-    run_missing(cells(names, methods, asked.workers, asked.seeds), asked.jobs, asked.out)
+    run_missing(cells(names, methods, asked.workers, asked.seeds, asked.over), asked.jobs, asked.out)
 
 
 if __name__ == "__main__":

@@ -1,8 +1,9 @@
 """What the records of `race.py` say: regrets by suite and by table, ranks with intervals, speed.
 
 Of each method and number of workers the newest version on file counts, and of that every cell
-(table, method, workers, seed) once. Methods may have different numbers of seeds; ranks compare them
-on the cells that all of them have, and say how many these are.
+(table, method, workers, seed, and whether trials saw means or single runs) once. Methods may have
+different numbers of seeds; ranks compare them on the cells that all of them have, and say how many
+these are.
 """
 
 from __future__ import annotations
@@ -20,7 +21,7 @@ from benchmarks.tables import CHOSEN_ON, SUITES
 
 Array = NDArray[np.float64]
 Record = dict[str, Any]
-Cell = tuple[str, str, int, int]
+Cell = tuple[str, str, int, int, str]
 
 SHARES = (0.1, 0.3, 1.0)
 _RESAMPLES = 2000
@@ -33,13 +34,18 @@ def read(path: Path) -> list[Record]:
 
 def cell(record: Record) -> Cell:
     """What a record is a record of."""
-    return record["table"], record["method"], record["workers"], record["seed"]
+    return record["table"], record["method"], record["workers"], record["seed"], over(record)
+
+
+def over(record: Record) -> str:
+    """Whether its trials saw "means" or single "runs"; the oldest records do not say, and are over runs."""
+    return record.get("over", "runs")
 
 
 def current(records: Sequence[Record]) -> dict[Cell, Record]:
     """The records of each method's newest version, for each number of workers."""
-    newest = {(r["method"], r["workers"]): r["version"] for r in records}  # the file is in the order of time
-    return {cell(r): r for r in records if r["version"] == newest[r["method"], r["workers"]]}
+    newest = {_kind(r): r["version"] for r in records}  # the file is in the order of time
+    return {cell(r): r for r in records if r["version"] == newest[_kind(r)]}
 
 
 def markdown(records: Sequence[Record], methods: Sequence[str] | None = None) -> str:
@@ -155,6 +161,10 @@ def speed(records: Sequence[Record], methods: Sequence[str]) -> str:
             )
         )
     return "\n".join(lines)
+
+
+def _kind(record: Record) -> tuple[str, int, str]:
+    return record["method"], record["workers"], over(record)
 
 
 def _order(method: str) -> tuple[bool, str]:

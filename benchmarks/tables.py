@@ -6,10 +6,11 @@
 | HPOlib | 4 | 62,208 | 4 | validation loss | 25 mean costs |
 | NAS-Bench-201 | 3 | 15,625 | 1 to 3 | 100 - validation accuracy | 25 mean costs |
 
-A configuration was trained once for each seed of its table. A trial sees one of these runs, which
-one is drawn from the seed of the race and the configuration alone: whoever tries the same
-configuration in the same race sees the same loss and the same seconds. What counts in the end is
-the mean over all seeds, which no trial sees.
+A configuration was trained once for each seed of its table. Where a race is over `means`, a trial sees the
+mean loss and the mean seconds of these runs. Where it is over `runs`, a trial sees one of them, which one is
+drawn from the seed of the race and the configuration alone: whoever tries the same configuration in
+the same race sees the same loss and the same seconds. What counts in the end is in both cases the
+mean over all seeds, which in the second no trial sees.
 
 Needs the `benchmarks` extra. Loading a table unpickles a file of that package.
 """
@@ -18,7 +19,7 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cache
 from typing import Any
 
@@ -115,6 +116,11 @@ class Table:
         known = np.flatnonzero(~np.isnan(self.losses[row]))
         column = known[np.random.default_rng([seed, row]).integers(len(known))]
         return float(self.losses[row, column]), float(self.seconds[row, column])
+
+    def averaged(self) -> Table:
+        """The table in which every run of a configuration comes out at their mean."""
+        seconds = np.nanmean(self.seconds, axis=1, keepdims=True)
+        return replace(self, losses=self.mean_losses[:, None], seconds=seconds)
 
     def regret(self, params: Params) -> float:
         """`(loss - best) / (median - best)` of the configuration's mean loss, in [0, 1].

@@ -90,6 +90,16 @@ class Space:
         )
 
     @property
+    def repeated_dims(self) -> tuple[tuple[int, ...], ...]:
+        """Groups of the categorical dimensions: those that choose among the same values in the same order."""
+        found: dict[tuple[tuple[bool, Value], ...], list[int]] = {}
+        for i in self.categorical_dims:
+            p = self.parameters[self.names[i]]
+            assert isinstance(p, Choice)
+            found.setdefault(tuple((isinstance(v, bool), v) for v in p.values), []).append(i)
+        return tuple(tuple(dims) for dims in found.values() if len(dims) > 1)
+
+    @property
     def levels(self) -> tuple[int | None, ...]:
         """For each dimension the number of its values; None for a continuum."""
         return tuple(self.parameters[name].levels for name in self.names)  # type: ignore[union-attr]

@@ -297,6 +297,22 @@ def test_only_the_newest_version_of_a_method_counts():
     assert list(standings.current([old, new]).values()) == [new]
 
 
+def test_records_over_single_runs_are_not_those_over_means():
+    old, new = record("ours", "car", 0, [1, 1, 1]), {**record("ours", "car", 0, [0, 0, 0]), "over": "means"}
+    assert list(standings.current([old, new]).values()) == [old, new]
+
+
+def test_an_averaged_table_has_no_noise():
+    table = tables.load("imagenet")
+    params = table.space.decode(np.full(table.space.dim, 0.3))
+    losses = table.losses[table.row(params)]
+    for seed in range(3):
+        loss, seconds = table.averaged().observe(params, seed)
+        assert loss == pytest.approx(np.nanmean(losses))
+        assert seconds == pytest.approx(np.nanmean(table.seconds[table.row(params)]))
+    assert table.averaged().regret(params) == table.regret(params)
+
+
 def test_summary_by_hand():
     records = [record("random", "car", s, [1.0, 0.5, r]) for s, r in enumerate([0.2, 0.4, 0.9])]
     records += [record("ours", "car", s, [1.0, 0.5, r]) for s, r in enumerate([0.1, 0.5, 0.3])]
@@ -326,16 +342,18 @@ def test_bootstrap_intervals_are_the_normal_ones_where_tables_are_many():
 def test_a_race_that_is_on_file_is_not_run_again(tmp_path, monkeypatch):
     ran = []
 
-    def fake(name, method, workers, seed):
-        ran.append((name, seed))
-        return record(method, name, seed, [1, 1, 1], version="v", workers=workers)
+    def fake(name, method, workers, seed, over):
+        ran.append((name, seed, over))
+        return {**record(method, name, seed, [1, 1, 1], version="v", workers=workers), "over": over}
 
     monkeypatch.setattr(race, "run_cell", fake)
     monkeypatch.setattr(race, "version", lambda method: "v")
     out = tmp_path / "race.jsonl"
-    race.run_missing(race.cells(["car"], ["random"], [1], 2), 1, out)
-    race.run_missing(race.cells(["car", "kc1"], ["random"], [1], 2), 1, out)
-    assert ran == [("car", 0), ("car", 1), ("kc1", 0), ("kc1", 1)]
+    race.run_missing(race.cells(["car"], ["random"], [1], 2, "means"), 1, out)
+    race.run_missing(race.cells(["car", "kc1"], ["random"], [1], 2, "means"), 1, out)
+    race.run_missing(race.cells(["car"], ["random"], [1], 1, "runs"), 1, out)
+    means = [("car", 0), ("car", 1), ("kc1", 0), ("kc1", 1)]
+    assert ran == [*((name, seed, "means") for name, seed in means), ("car", 0, "runs")]
     monkeypatch.setattr(race, "version", lambda method: "other")
-    race.run_missing(race.cells(["car"], ["random"], [1], 1), 1, out)
-    assert ran[4:] == [("car", 0)]
+    race.run_missing(race.cells(["car"], ["random"], [1], 1, "means"), 1, out)
+    assert ran[5:] == [("car", 0, "means")]

@@ -333,3 +333,21 @@ def test_a_unit_point_of_the_wrong_shape_is_refused(u):
 def test_a_record_that_is_no_space_is_refused(record):
     with pytest.raises(SpaceError, match="expected"):
         Space.from_json(record)
+
+
+def test_choices_among_the_same_values_are_found():
+    ops, flags = ["none", "skip", "conv"], [0, 1, 2]
+    space = Space(
+        {
+            "a": Choice(ops),
+            "x": Float(0, 1),
+            "b": Choice(flags),
+            "c": Choice(ops),
+            "d": Choice([False, True, 2]),  # False is not 0 here
+            "e": Choice(flags),
+            "f": Choice(ops, ordered=True),
+            "g": Choice(list(reversed(ops))),
+            "h": Choice(ops),
+        }
+    )
+    assert space.repeated_dims == ((0, 3, 8), (2, 5))

@@ -8,7 +8,8 @@ it against GPyTorch's.
 | symbol | meaning | shape |
 |---|---|---|
 | D | squared differences (or inequality, where categorical) of each dimension | d x n^2 |
-| theta | log lengthscales, log noise variance | d + 1 |
+| C | squared distances of the counts of groups of dimensions, if there are groups | n^2 |
+| theta | log lengthscales; with groups, log l_c and the logit of w; log noise variance | d + 1 or d + 3 |
 | K | kernel matrix plus noise | n x n |
 | m | constant mean, at its optimum for the theta: `1'K^-1 y / 1'K^-1 1` | |
 | a | `K^-1 (y - m)` | n |
@@ -17,14 +18,16 @@ it against GPyTorch's.
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
 from scipy.linalg import lapack  # its routines are made at import, so type checkers see none
 from scipy.optimize import minimize
 
-from frugalbo.models.kernel import SMALLEST_LENGTHSCALE
+from frugalbo.models.kernel import SMALLEST_LENGTHSCALE, Group
 
 Array = NDArray[np.float64]
 
@@ -32,6 +35,9 @@ Array = NDArray[np.float64]
 NOISE_PRIOR = (-4.0, 1.0)
 NOISE_BOUNDS = (1e-4, 2.0)
 _LONGEST = 1e3
+# Normal priors of log l_c and of the logit of w: of what is not known to help, a half.
+_COUNTS_PRIOR = ((0.0, 1.0), (0.0, 1.0))
+_COUNTS_BOUNDS = ((math.log(0.1), math.log(_LONGEST)), (-6.0, 6.0))
 _COARSE = 80  # points of the first fit where there are more
 
 
@@ -45,6 +51,7 @@ class Hyperparameters:
     value: float
     evaluations: int
     problem: str = ""
+    counts: tuple[float, float] | None = None  # weight and lengthscale of the kernel of counts
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,13 +59,21 @@ class _Task:
     """The function to be minimised, apart from theta."""
 
     D: Array
+    C: Array | None
+    alone: NDArray[np.bool_]  # the dimensions that are in no group
     y: Array
     prior: tuple[float, float]
     searched: NDArray[np.bool_]
 
 
 def fit_map(
-    X: Array, y: Array, categorical: tuple[int, ...], prior: tuple[float, float], *, max_iterations: int = 40
+    X: Array,
+    y: Array,
+    categorical: tuple[int, ...],
+    prior: tuple[float, float],
+    groups: Sequence[Group] = (),
+    *,
+    max_iterations: int = 40,
 ) -> Hyperparameters:
     """The hyperparameters that maximise likelihood times prior, from fixed starts.
 
@@ -69,32 +84,40 @@ def fit_map(
         y: Standardised outcomes, n.
         categorical: The dimensions along which only equality counts.
         prior: Location and scale of the log-normal prior of the lengthscales.
+        groups: Categorical dimensions that share their values.
         max_iterations: Of each descent.
     """
     rows = _coarse_rows(y)
     d = X.shape[1]
     median, short = prior[0], math.log(0.3 * math.sqrt(d))
-    starts = [np.array([*[level] * d, math.log(noise)]) for level, noise in ((median, 0.02), (short, 0.005))]
-    task = _task(X[rows], y[rows], categorical, prior)
+    extra = [location for location, _ in _COUNTS_PRIOR] if groups else []
+    starts = [np.array([*[level] * d, *extra, math.log(noise)]) for level, noise in ((median, 0.02), (short, 0.005))]
+    task = _task(X[rows], y[rows], categorical, prior, groups)
     fits = [_descend(task, start, max_iterations) for start in starts]
     if len(rows) < len(y):
         # The best fit of some points starts the fit of all, which then needs few steps.
-        task = _task(X, y, categorical, prior)
+        task = _task(X, y, categorical, prior, groups)
         best = min(fits, key=lambda fit: fit[0])
         fits = [_descend(task, best[1], max_iterations // 3)]
     value, theta, evaluations, problem = min(fits, key=lambda fit: fit[0])
     _, _, mean = _negative_log_posterior(theta, task)
     # Unsearched dimensions have no say; they stay where the prior is highest.
-    lengthscales = np.where(task.searched, np.exp(theta[:-1]), math.exp(prior[0]))
+    lengthscales = np.where(task.searched, np.exp(theta[:d]), math.exp(prior[0]))
     total = evaluations + sum(fit[2] for fit in fits if fit[1] is not theta)
-    return Hyperparameters(lengthscales, math.exp(theta[-1]), mean, -value, total, problem)
+    counts = (_sigmoid(theta[d + 1]), math.exp(theta[d])) if groups else None
+    return Hyperparameters(lengthscales, math.exp(theta[-1]), mean, -value, total, problem, counts)
 
 
 def log_posterior(
-    X: Array, y: Array, categorical: tuple[int, ...], prior: tuple[float, float], theta: Array
+    X: Array,
+    y: Array,
+    categorical: tuple[int, ...],
+    prior: tuple[float, float],
+    theta: Array,
+    groups: Sequence[Group] = (),
 ) -> tuple[float, Array, float]:
     """Log likelihood plus log priors (up to constants of theta), its gradient, and the optimal mean."""
-    value, gradient, mean = _negative_log_posterior(theta, _task(X, y, categorical, prior))
+    value, gradient, mean = _negative_log_posterior(theta, _task(X, y, categorical, prior, groups))
     return -value, -gradient, mean
 
 
@@ -108,18 +131,30 @@ def _coarse_rows(y: Array) -> NDArray[np.intp]:
     return np.concatenate([best, rest[np.linspace(0, len(rest) - 1, _COARSE - len(best)).astype(int)]])
 
 
-def _task(X: Array, y: Array, categorical: tuple[int, ...], prior: tuple[float, float]) -> _Task:
+def _sigmoid(logit: float) -> float:
+    return 1 / (1 + math.exp(-logit))
+
+
+def _task(
+    X: Array, y: Array, categorical: tuple[int, ...], prior: tuple[float, float], groups: Sequence[Group] = ()
+) -> _Task:
     n, d = X.shape
     D = np.empty((d, n * n))
     for i in range(d):
         difference = X[:, None, i] - X[None, :, i]
         D[i] = ((np.abs(difference) > 1e-9) if i in categorical else difference**2).ravel()
-    return _Task(D, y, prior, np.asarray(D.any(axis=1)))
+    C, alone = None, np.ones(d, dtype=bool)
+    if groups:
+        c = np.concatenate([group.counts(torch.from_numpy(X)).numpy() for group in groups], axis=1)
+        C = ((c[:, None] - c[None]) ** 2).sum(-1).ravel()
+        alone[[i for group in groups for i in group.dims]] = False
+    return _Task(D, C, alone, y, prior, np.asarray(D.any(axis=1)))
 
 
 def _descend(task: _Task, start: Array, max_iterations: int) -> tuple[float, Array, int, str]:
     noise = tuple(math.log(v) for v in NOISE_BOUNDS)
-    bounds = [(math.log(SMALLEST_LENGTHSCALE), math.log(_LONGEST))] * (len(start) - 1) + [noise]
+    extra = _COUNTS_BOUNDS if task.C is not None else ()
+    bounds = [*[(math.log(SMALLEST_LENGTHSCALE), math.log(_LONGEST))] * len(task.D), *extra, noise]
     # The rest of the search is about digits that a suggestion cannot feel.
     result = minimize(
         lambda theta: _negative_log_posterior(theta, task)[:2],
@@ -134,12 +169,18 @@ def _descend(task: _Task, start: Array, max_iterations: int) -> tuple[float, Arr
 
 
 def _negative_log_posterior(theta: Array, task: _Task) -> tuple[float, Array, float]:
-    n = len(task.y)
-    inverse_squares = np.exp(-2 * theta[:-1])
+    n, d = len(task.y), len(task.D)
+    inverse_squares = np.exp(-2 * theta[:d])
     noise = math.exp(theta[-1])
-    r = np.sqrt(5 * (inverse_squares @ task.D))  # n^2
-    decay = np.exp(-r)
-    K = ((1 + r + r * r / 3) * decay).reshape(n, n)
+    flat, slope = _matern(inverse_squares @ task.D)  # n^2 each
+    w = 0.0
+    if task.C is not None:
+        w = _sigmoid(theta[d + 1])
+        scaled = task.C * math.exp(-2 * theta[d])
+        by_counts, counts_slope = _matern(inverse_squares[task.alone] @ task.D[task.alone] + scaled)
+        difference = by_counts - flat
+        flat = flat + w * difference
+    K = flat.reshape(n, n).copy()
     K.flat[:: n + 1] += noise
     L, info = lapack.dpotrf(K, lower=1, clean=1, overwrite_a=1)  # type: ignore[attr-defined]
     if info != 0:
@@ -152,14 +193,31 @@ def _negative_log_posterior(theta: Array, task: _Task) -> tuple[float, Array, fl
     residual = task.y - mean
     a = inverse @ residual
     value = 0.5 * (float(residual @ a) + log_det + n * math.log(2 * math.pi))
-    # dK / d log l_i = 5/3 (1 + r) exp(-r) D_i / l_i^2, and dL = 1/2 tr((a a' - K^-1) dK).
+    # dL = 1/2 tr((a a' - K^-1) dK), and dK / d log l_i = slope D_i / l_i^2.
     W = np.outer(a, a) - inverse
+    flat_W = W.ravel()
     gradient = np.empty_like(theta)
-    gradient[:-1] = -0.5 * (5 / 3) * inverse_squares * (task.D @ (W.ravel() * (1 + r) * decay))
+    gradient[:d] = -0.5 * inverse_squares * (task.D @ (flat_W * slope)) * (1 - w)
+    if task.C is not None:
+        weighted = flat_W * counts_slope * w
+        gradient[:d][task.alone] -= 0.5 * inverse_squares[task.alone] * (task.D[task.alone] @ weighted)
+        gradient[d] = -0.5 * float(scaled @ weighted)
+        gradient[d + 1] = -0.5 * w * (1 - w) * float(difference @ flat_W)
     gradient[-1] = -0.5 * noise * float(np.trace(W))
     # Log-normal priors of lengthscales and noise, as densities of the values, not of their logarithms.
-    for at, (location, scale) in ((slice(0, -1), task.prior), (slice(-1, None), NOISE_PRIOR)):
+    for at, (location, scale) in ((slice(0, d), task.prior), (slice(-1, None), NOISE_PRIOR)):
         z = (theta[at] - location) / scale
         value += float((0.5 * z * z + theta[at]).sum())
         gradient[at] += z / scale + 1
+    if task.C is not None:
+        for i, (location, scale) in enumerate(_COUNTS_PRIOR, start=d):
+            value += 0.5 * ((theta[i] - location) / scale) ** 2
+            gradient[i] += (theta[i] - location) / scale**2
     return value, gradient, mean
+
+
+def _matern(square_distance: Array) -> tuple[Array, Array]:
+    """The Matern-5/2 correlation, and minus twice its derivative by the squared distance."""
+    r = np.sqrt(5 * square_distance)
+    decay = np.exp(-r)
+    return (1 + r + r * r / 3) * decay, 5 / 3 * (1 + r) * decay

@@ -20,7 +20,7 @@ from linear_operator.operators import DenseLinearOperator
 from numpy.typing import ArrayLike
 from torch import Tensor
 
-from frugalbo.models.kernel import MixedMatern, lengthscale_prior
+from frugalbo.models.kernel import Group, MixedMatern, lengthscale_prior
 from frugalbo.models.map_fit import NOISE_BOUNDS, NOISE_PRIOR, Hyperparameters, fit_map
 from frugalbo.models.outcome import Outcome
 
@@ -37,6 +37,7 @@ class ObjectiveGP(SingleTaskGP):
         train_Y: Standardised outcomes, n x 1.
         categorical: The dimensions along which only equality counts.
         searched: The number of dimensions that vary, which scales the prior of the lengthscales.
+        groups: Categorical dimensions that share their values.
     """
 
     covar_module: MixedMatern  # type: ignore[assignment]
@@ -44,14 +45,21 @@ class ObjectiveGP(SingleTaskGP):
     likelihood: GaussianLikelihood  # type: ignore[assignment]
     train_targets: Tensor
 
-    def __init__(self, train_X: Tensor, train_Y: Tensor, categorical: Sequence[int], searched: int) -> None:
+    def __init__(
+        self,
+        train_X: Tensor,
+        train_Y: Tensor,
+        categorical: Sequence[int],
+        searched: int,
+        groups: Sequence[Group] = (),
+    ) -> None:
         d = train_X.shape[-1]
         noise_constraint = GreaterThan(NOISE_BOUNDS[0] / 2, transform=None, initial_value=0.01)  # type: ignore[arg-type]
         super().__init__(
             train_X,
             train_Y,
             likelihood=GaussianLikelihood(noise_prior=LogNormalPrior(*NOISE_PRIOR), noise_constraint=noise_constraint),
-            covar_module=MixedMatern(d, categorical, lengthscale_prior(max(1, searched))),
+            covar_module=MixedMatern(d, categorical, lengthscale_prior(max(1, searched)), groups),
             mean_module=ConstantMean(),
             outcome_transform=None,
         )
@@ -61,6 +69,8 @@ class ObjectiveGP(SingleTaskGP):
     def set_hyperparameters(self, found: Hyperparameters) -> None:
         """Take over what `fit_map` found."""
         self.covar_module.lengthscale = torch.as_tensor(found.lengthscales).to(self.train_targets)
+        if found.counts is not None:
+            self.covar_module.set_counts(*found.counts)
         self.likelihood.noise = torch.tensor([found.noise]).to(self.train_targets)
         self.level.data.fill_(found.mean)
         self._factor = None
@@ -69,10 +79,21 @@ class ObjectiveGP(SingleTaskGP):
 
     def negated(self) -> ObjectiveGP:
         """The model of the negative of the outcomes, for what can only maximise."""
-        categorical = [int(i) for i in self.covar_module.categorical.nonzero().reshape(-1)]
-        model = ObjectiveGP(self.train_inputs[0], -self.train_targets.unsqueeze(-1), categorical, 1)
-        lengthscales = self.covar_module.lengthscale.detach().reshape(-1).numpy()
-        found = Hyperparameters(lengthscales, float(self.likelihood.noise), -float(self.level), 0.0, 0)
+        return self.with_data(self.train_inputs[0], -self.train_targets, level=-float(self.level))
+
+    def with_data(self, X: Tensor, y: Tensor, *, level: float | None = None) -> ObjectiveGP:
+        """A model with the same hyperparameters of other data: points n x d, standardised outcomes n."""
+        kernel = self.covar_module
+        categorical = [int(i) for i in kernel.categorical.nonzero().reshape(-1)]
+        model = ObjectiveGP(X, y.unsqueeze(-1), categorical, 1, kernel.groups)
+        found = Hyperparameters(
+            kernel.lengthscale.detach().reshape(-1).numpy(),
+            float(self.likelihood.noise),
+            float(self.level) if level is None else level,
+            value=0.0,
+            evaluations=0,
+            counts=(float(kernel.counts_weight), float(kernel.counts_lengthscale)),
+        )
         model.set_hyperparameters(found)
         return model
 
@@ -150,17 +171,16 @@ class Objective:
         with torch.no_grad():
             believed = self.model.posterior(points.unsqueeze(-2)).mean.reshape(-1)
         old = self.model
-        model = _build(
-            torch.cat([old.train_inputs[0], points]),
-            torch.cat([old.train_targets, believed]),
-            [int(i) for i in old.covar_module.categorical.nonzero().reshape(-1)],
-            self.fit,
-        )
+        model = old.with_data(torch.cat([old.train_inputs[0], points]), torch.cat([old.train_targets, believed]))
         return Objective(model, self.outcome, self.fit)
 
 
 def fit_objective(
-    X: ArrayLike, losses: ArrayLike, categorical: Sequence[int], searched: int | None = None
+    X: ArrayLike,
+    losses: ArrayLike,
+    categorical: Sequence[int],
+    searched: int | None = None,
+    groups: Sequence[Group] = (),
 ) -> Objective:
     """The objective's model, fitted by maximum a posteriori to losses (smaller is better).
 
@@ -169,17 +189,13 @@ def fit_objective(
         losses: Finite, n; any scale, heavy tails included.
         categorical: The dimensions along which only equality counts.
         searched: The dimensions that can vary; all by default.
+        groups: Those of the categorical dimensions that share their values.
     """
     points = np.ascontiguousarray(np.asarray(X, dtype=np.float64))
     outcome = Outcome.of(losses)
     y = outcome(losses)
     dims = max(1, points.shape[1] if searched is None else searched)
-    found = fit_map(points, y, tuple(categorical), lengthscale_prior(dims))
-    model = _build(torch.from_numpy(points), torch.from_numpy(y), categorical, found, dims)
-    return Objective(model, outcome, found)
-
-
-def _build(X: Tensor, y: Tensor, categorical: Sequence[int], found: Hyperparameters, searched: int = 1) -> ObjectiveGP:
-    model = ObjectiveGP(X, y.unsqueeze(-1), categorical, searched)
+    found = fit_map(points, y, tuple(categorical), lengthscale_prior(dims), groups)
+    model = ObjectiveGP(torch.from_numpy(points), torch.from_numpy(y).unsqueeze(-1), categorical, dims, groups)
     model.set_hyperparameters(found)
-    return model
+    return Objective(model, outcome, found)

@@ -45,6 +45,7 @@ from frugalbo.budget.afford import seconds_left
 from frugalbo.budget.cost import CostModel, FittedCost, LearnedCost, fit_cost
 from frugalbo.errors import FrugalWarning
 from frugalbo.models.feasibility import FeasibilityGP
+from frugalbo.models.kernel import Group
 from frugalbo.models.objective import Objective, fit_objective
 from frugalbo.propose import initial_trials
 from frugalbo.propose.base import Suggestion
@@ -165,8 +166,10 @@ class BayesianProposer:
         return [Suggestion(s.params, {**s.why, "instead_of": self.method, "reason": reason}) for s in rest]
 
     def _fit(self, study: Study, evidence: Evidence) -> _Fitted:
-        points, categorical = evidence.points, study.problem.space.categorical_dims
-        objective = fit_objective(evidence.X, evidence.losses, categorical, points.searched)
+        space, points = study.problem.space, evidence.points
+        categorical = space.categorical_dims
+        groups = [Group(dims, space.levels[dims[0]] or 0) for dims in space.repeated_dims]
+        objective = fit_objective(evidence.X, evidence.losses, categorical, points.searched, groups)
         if objective.fit.problem:
             raise np.linalg.LinAlgError(objective.fit.problem)
         feasibility = None

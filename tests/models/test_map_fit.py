@@ -8,7 +8,7 @@ from botorch.models import SingleTaskGP
 from gpytorch.kernels import MaternKernel
 from scipy.linalg import lapack
 
-from frugalbo.models.kernel import MixedMatern, lengthscale_prior
+from frugalbo.models.kernel import Group, MixedMatern, lengthscale_prior
 from frugalbo.models.map_fit import Hyperparameters, fit_map, log_posterior
 from frugalbo.models.objective import ObjectiveGP, fit_objective
 
@@ -114,6 +114,89 @@ def test_categories_are_one_hot_vectors_to_the_kernel():
     assert kernel(a, b).to_dense().item() == pytest.approx(0.828649, abs=1e-6)
     assert kernel(a, c).to_dense().item() == pytest.approx(0.828649, abs=1e-6)
     assert kernel(a, a).to_dense().item() == pytest.approx(1)
+
+
+GROUP = Group((0, 2, 3), 4)
+
+
+def _cells(n=17, seed=3):
+    """Points of three choices among four values (0, 2, 3), an ordered dimension and a single choice among three."""
+    rng = np.random.default_rng(seed)
+    X = (np.floor(rng.random((n, 5)) * 4) + 0.5) / 4
+    X[:, 1] = rng.random(n)
+    X[:, 4] = (np.floor(rng.random(n) * 3) + 0.5) / 3
+    return X, rng.standard_normal(n)
+
+
+def test_counts_are_how_often_each_value_was_chosen():
+    X = torch.tensor([[0.125, 0.9, 0.125, 0.875], [0.375, 0.1, 0.625, 0.375]])
+    assert GROUP.counts(X).tolist() == pytest.approx(np.array([[2, 0, 0, 1], [0, 2, 1, 0]]) * 2 / 3)
+
+
+def test_the_kernel_of_counts_does_not_see_where_a_value_stands():
+    kernel = MixedMatern(5, (0, 2, 3, 4), PRIOR, [GROUP]).double()
+    kernel.lengthscale = torch.full((5,), 0.8, dtype=torch.float64)
+    a = torch.tensor([[0.125, 0.5, 0.375, 0.625, 0.5]], dtype=torch.float64)
+    swapped = a[:, [3, 1, 0, 2, 4]]
+    changed = torch.tensor([[0.125, 0.5, 0.375, 0.875, 0.5]], dtype=torch.float64)  # one value for another
+    kernel.set_counts(1.0, 2.0)
+    assert kernel(a, swapped).to_dense().item() == pytest.approx(1)
+    # Two counts differ by 1, times 2/3: r^2 = 2 (2/3)^2 / 4 = 2/9.
+    r = math.sqrt(5 * 2 / 9)
+    assert kernel(a, changed).to_dense().item() == pytest.approx((1 + r + r * r / 3) * math.exp(-r))
+    kernel.set_counts(0.0, 2.0)
+    plain = MixedMatern(5, (0, 2, 3, 4), PRIOR).double()
+    plain.lengthscale = torch.full((5,), 0.8, dtype=torch.float64)
+    assert torch.equal(kernel(a, swapped).to_dense(), plain(a, swapped).to_dense())
+
+
+@pytest.mark.parametrize("theta", [[0.1, -0.4, 0.7, 0.2, 0.5, 0.3, -0.8, -3.0], [-1, 0.3, 0.2, -0.5, 0, -0.7, 1.5, -5]])
+def test_with_counts_value_and_gradient_are_right(theta):
+    X, y = _cells()
+    theta, categorical = np.array(theta, float), (0, 2, 3, 4)
+
+    def value(step):
+        return log_posterior(X, y, categorical, PRIOR, theta + step, [GROUP])[0]
+
+    ours, gradient, mean = log_posterior(X, y, categorical, PRIOR, theta, [GROUP])
+    numeric = [(value(1e-6 * e) - value(-1e-6 * e)) / 2e-6 for e in np.eye(8)]
+    assert gradient == pytest.approx(np.array(numeric), rel=1e-5, abs=1e-5)
+    kernel = MixedMatern(5, categorical, PRIOR, [GROUP]).double()
+    kernel.lengthscale = torch.from_numpy(np.exp(theta[:5]))
+    kernel.set_counts(1 / (1 + math.exp(-theta[6])), math.exp(theta[5]))
+    kernel.requires_grad_(False)
+    points = torch.from_numpy(X)
+    K = kernel(points).to_dense() + math.exp(theta[-1]) * torch.eye(len(y), dtype=torch.float64)
+    normal = torch.distributions.MultivariateNormal(torch.full((len(y),), mean, dtype=torch.float64), K)
+    priors = -((theta[:5] - PRIOR[0]) ** 2) / 2 / PRIOR[1] ** 2 - theta[:5]
+    rest = -((theta[-1] + 4) ** 2) / 2 - theta[-1] - theta[5] ** 2 / 2 - theta[6] ** 2 / 2
+    assert ours == pytest.approx(float(normal.log_prob(torch.from_numpy(y))) + priors.sum() + rest, abs=1e-8)
+
+
+def test_counts_are_used_where_they_are_all_that_matters_and_not_where_places_do():
+    rng = np.random.default_rng(0)
+    X = (np.floor(rng.random((40, 4)) * 4) + 0.5) / 4
+    group = [Group((0, 1, 2, 3), 4)]
+    how_often = (X < 0.25).sum(axis=1) + 0.5 * (X > 0.75).sum(axis=1)
+    where = (X[:, 0] < 0.5) + 2.0 * (X[:, 1] < 0.5)
+    weights = []
+    for y in (how_often, where):
+        found = fit_map(X, (y - y.mean()) / y.std(), (0, 1, 2, 3), lengthscale_prior(4), group)
+        assert found.counts is not None
+        weights.append(found.counts[0])
+    assert weights[0] > 0.9
+    assert weights[1] < 0.25
+
+
+def test_beliefs_and_negation_keep_the_kernel_of_counts():
+    X, y = _cells()
+    objective = fit_objective(X, y, (0, 2, 3, 4), 5, [GROUP])
+    at = torch.from_numpy(_cells(4, seed=9)[0]).unsqueeze(-2)
+    with torch.no_grad():
+        mean = objective.model.posterior(at).mean
+        assert torch.allclose(objective.model.negated().posterior(at).mean, -mean)
+        # What is believed to come out as predicted changes no prediction.
+        assert torch.allclose(objective.believing(at[:2, 0].numpy()).model.posterior(at).mean, mean, atol=1e-6)
 
 
 @pytest.mark.parametrize("categorical", [(), (1,)])
