@@ -18,7 +18,7 @@ it against GPyTorch's.
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -104,7 +104,7 @@ def fit_map(
     # Unsearched dimensions have no say; they stay where the prior is highest.
     lengthscales = np.where(task.searched, np.exp(theta[:d]), math.exp(prior[0]))
     total = evaluations + sum(fit[2] for fit in fits if fit[1] is not theta)
-    counts = (_sigmoid(theta[d + 1]), math.exp(theta[d])) if groups else None
+    counts = (_sigmoid(float(theta[d + 1])), math.exp(theta[d])) if groups else None
     return Hyperparameters(lengthscales, math.exp(theta[-1]), mean, -value, total, problem, counts)
 
 
@@ -170,17 +170,9 @@ def _descend(task: _Task, start: Array, max_iterations: int) -> tuple[float, Arr
 
 def _negative_log_posterior(theta: Array, task: _Task) -> tuple[float, Array, float]:
     n, d = len(task.y), len(task.D)
-    inverse_squares = np.exp(-2 * theta[:d])
     noise = math.exp(theta[-1])
-    flat, slope = _matern(inverse_squares @ task.D)  # n^2 each
-    w = 0.0
-    if task.C is not None:
-        w = _sigmoid(theta[d + 1])
-        scaled = task.C * math.exp(-2 * theta[d])
-        by_counts, counts_slope = _matern(inverse_squares[task.alone] @ task.D[task.alone] + scaled)
-        difference = by_counts - flat
-        flat = flat + w * difference
-    K = flat.reshape(n, n).copy()
+    flat, pull_back = _covariance(theta, task)
+    K = flat.reshape(n, n)
     K.flat[:: n + 1] += noise
     L, info = lapack.dpotrf(K, lower=1, clean=1, overwrite_a=1)  # type: ignore[attr-defined]
     if info != 0:
@@ -193,27 +185,44 @@ def _negative_log_posterior(theta: Array, task: _Task) -> tuple[float, Array, fl
     residual = task.y - mean
     a = inverse @ residual
     value = 0.5 * (float(residual @ a) + log_det + n * math.log(2 * math.pi))
-    # dL = 1/2 tr((a a' - K^-1) dK), and dK / d log l_i = slope D_i / l_i^2.
+    # dL = 1/2 tr((a a' - K^-1) dK)
     W = np.outer(a, a) - inverse
-    flat_W = W.ravel()
-    gradient = np.empty_like(theta)
-    gradient[:d] = -0.5 * inverse_squares * (task.D @ (flat_W * slope)) * (1 - w)
-    if task.C is not None:
-        weighted = flat_W * counts_slope * w
-        gradient[:d][task.alone] -= 0.5 * inverse_squares[task.alone] * (task.D[task.alone] @ weighted)
-        gradient[d] = -0.5 * float(scaled @ weighted)
-        gradient[d + 1] = -0.5 * w * (1 - w) * float(difference @ flat_W)
-    gradient[-1] = -0.5 * noise * float(np.trace(W))
+    gradient = -0.5 * np.append(pull_back(W.ravel()), noise * float(np.trace(W)))
     # Log-normal priors of lengthscales and noise, as densities of the values, not of their logarithms.
     for at, (location, scale) in ((slice(0, d), task.prior), (slice(-1, None), NOISE_PRIOR)):
         z = (theta[at] - location) / scale
         value += float((0.5 * z * z + theta[at]).sum())
         gradient[at] += z / scale + 1
-    if task.C is not None:
-        for i, (location, scale) in enumerate(_COUNTS_PRIOR, start=d):
-            value += 0.5 * ((theta[i] - location) / scale) ** 2
-            gradient[i] += (theta[i] - location) / scale**2
+    for i in range(d, len(theta) - 1):
+        location, scale = _COUNTS_PRIOR[i - d]
+        value += 0.5 * ((theta[i] - location) / scale) ** 2
+        gradient[i] += (theta[i] - location) / scale**2
     return value, gradient, mean
+
+
+def _covariance(theta: Array, task: _Task) -> tuple[Array, Callable[[Array], Array]]:
+    """The kernel matrix without noise, n^2, and what makes tr(W dK / d theta) of a W (n^2), noise left out."""
+    d = len(task.D)
+    inverse_squares = np.exp(-2 * theta[:d])
+    plain, slope = _matern(inverse_squares @ task.D)
+
+    def pull_back(W: Array) -> Array:
+        return inverse_squares * (task.D @ (W * slope))
+
+    if task.C is None:
+        return plain, pull_back
+    weight, alone = _sigmoid(float(theta[d + 1])), task.alone
+    distance = task.C * math.exp(-2 * theta[d])
+    by_counts, counts_slope = _matern(inverse_squares[alone] @ task.D[alone] + distance)
+    difference = by_counts - plain
+
+    def pull_back_both(W: Array) -> Array:
+        weighted = W * counts_slope * weight
+        by_lengthscales = (1 - weight) * pull_back(W)
+        by_lengthscales[alone] += inverse_squares[alone] * (task.D[alone] @ weighted)
+        return np.append(by_lengthscales, [distance @ weighted, weight * (1 - weight) * (difference @ W)])
+
+    return plain + weight * difference, pull_back_both
 
 
 def _matern(square_distance: Array) -> tuple[Array, Array]:
