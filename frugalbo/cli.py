@@ -81,7 +81,9 @@ def _parser() -> argparse.ArgumentParser:
     tune.add_argument("--devices", help="such as cuda, cuda:0,1, cpu:2, cpu:2x4; all that are found by default")
     tune.add_argument("--price", type=float, default=0.0, metavar="USD", help="price of a device-hour")
     tune.add_argument("--trial-cap", metavar="TIME", help="the most time that one trial may take")
-    tune.add_argument("--method", default="auto", help="auto, bo, pbgi, ei, nei, ucb, kg, mes, jes, ts, sobol, random")
+    tune.add_argument(
+        "--method", default="auto", help="auto, bo, pbgi, ei, qei, nei, ucb, kg, mes, jes, pes, ts, sobol, random"
+    )
     tune.add_argument("--seed", type=int, default=0)
     tune.add_argument("--command", help="a command to tune, with {name} where a parameter goes")
     tune.add_argument(

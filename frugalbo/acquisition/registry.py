@@ -5,12 +5,28 @@
 | `bo` | log EI per cost, cooled as the budget runs out | yes | believed |
 | `pbgi` | the Pandora's-box Gittins index | yes | believed |
 | `ei`, `logei` | expected improvement, by its logarithm | | believed |
+| `qei` | the same over all of a batch jointly (q-EI) | | averaged over |
 | `nei` | noisy expected improvement: over the best of the noisy points, jointly | | averaged over |
 | `ucb` | the upper confidence bound | | believed |
 | `kg` | the knowledge gradient, over a set of good points | | believed |
 | `mes` | max-value entropy search (GIBBON's bound for one point) | | believed |
 | `jes` | joint entropy search | | believed |
-| `ts` | Thompson sampling, on the pool | | believed |
+| `pes` | predictive entropy search | | believed |
+| `ts` | Thompson sampling, on the pool; a batch in-slate | | believed |
+
+Batches are chosen one after the other, the earlier members being pending; so a batch and asynchronous
+workers are the same case. That is the greedy maximisation of an acquisition of all `q` points (Wilson,
+Hutter, Deisenroth, arXiv:1805.10196); only `ts` chooses all members together, as `SLATES` says.
+
+* *Averaged over*: the value is that of the pending points and the new one together, over joint
+  samples of what they may show.
+* *Believed* (the Kriging believer of Ginsbourger et al., 2010): as if they had come out at the posterior
+  mean. The variance is then what it will be, whatever comes out, which is all that entropies and the
+  knowledge gradient take from the pending points but for the unknown shift of the mean; and
+  for `ucb` it is GP-BUCB (Desautels, Krause, Burdick, arXiv:1206.6402). For improvement it forgets that a
+  pending point may itself become the best, so `ei`, `bo` and `pbgi` in large batches stay nearer to the
+  pending points than `qei` and `nei`. A draw of `ts` needs no belief, as draws differ by themselves; it has
+  one so that points that are known to be pending are not drawn for what is unknown there.
 
 In all of them failures count by the chance of success, and a hard budget by the chance that it
 lasts: added where the value is a logarithm or an index, multiplied where it is positive.
@@ -27,17 +43,19 @@ from dataclasses import dataclass
 
 import torch
 from botorch.acquisition.analytic import LogExpectedImprovement, UpperConfidenceBound
-from botorch.acquisition.logei import qLogNoisyExpectedImprovement
+from botorch.acquisition.logei import qLogExpectedImprovement, qLogNoisyExpectedImprovement
 from botorch.acquisition.max_value_entropy_search import qLowerBoundMaxValueEntropy
 from botorch.sampling.normal import SobolQMCNormalSampler
 from torch import Tensor
 
 from frugalbo.acquisition.gittins import GittinsIndex, decayed_lambda
 from frugalbo.acquisition.hard_budget import HardBudget
+from frugalbo.acquisition.in_slate import priorities
 from frugalbo.acquisition.joint_entropy import JointEntropySearch
 from frugalbo.acquisition.knowledge_gradient import DiscreteKnowledgeGradient
 from frugalbo.acquisition.log_cost import learned_log_cost, learned_log_mean_cost
 from frugalbo.acquisition.log_ei_per_cost import LogEIPerCost
+from frugalbo.acquisition.predictive_entropy import PredictiveEntropySearch
 from frugalbo.budget.cost import FittedCost
 from frugalbo.models.feasibility import FeasibilityGP
 from frugalbo.models.objective import Objective, ObjectiveGP
@@ -50,6 +68,8 @@ _BASELINE = 24  # the best points known, over which noisy expected improvement t
 _TARGETS = 64  # the points whose means count for the knowledge gradient
 _CANDIDATES = 512  # on which optima are sampled
 _THOMPSON = 2048
+_RIVALS = 8  # the best points known, which an optimum must exceed, for predictive entropy
+_ELEMENTS = 4_000_000  # of the largest tensor for joint improvement: points at once x pending x observations
 
 
 @dataclass(frozen=True, slots=True)
@@ -107,6 +127,16 @@ def choose(name: str, situation: Situation) -> Chosen:
         return ACQUISITIONS[name](situation)
 
 
+def choose_slate(name: str, situation: Situation, count: int) -> Chosen:
+    """The order in which the pool fills a batch of `count`, as values on it; for the names in `SLATES`.
+
+    Suggestions of a batch are then the best new points of the pool by these values, one after the other.
+    """
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(situation.seed)
+        return SLATES[name](situation, count)
+
+
 def _log_ei_per_cost(s: Situation) -> Chosen:
     return _priced(s, s.alpha)
 
@@ -159,6 +189,27 @@ def _noisy_ei(s: Situation) -> Chosen:
     return Chosen(lambda X: value(X) + s.log_chances(X), {})
 
 
+def _joint_ei(s: Situation) -> Chosen:
+    """The improvement by the best of the pending points and one more, over the best known mean.
+
+    The pending points and the observations are in every covariance, so points are evaluated in blocks.
+    """
+    model = s.unbelieving.model.negated()
+    value = qLogExpectedImprovement(
+        model=model,
+        best_f=-s.unbelieving.best(),
+        sampler=SobolQMCNormalSampler(torch.Size([_SAMPLES]), seed=s.seed),
+        X_pending=s.pending if len(s.pending) else None,
+    )
+    q = len(s.pending) + 1
+    block = max(1, _ELEMENTS // (q * (q + _SAMPLES + len(model.train_inputs[0]))))
+
+    def improvement(X: Tensor) -> Tensor:
+        return torch.cat([value(part) for part in X.split(block)]) + s.log_chances(X)
+
+    return Chosen(improvement, {})
+
+
 def _upper_confidence_bound(s: Situation) -> Chosen:
     """Beta as in Kandasamy, Schneider, Poczos, arXiv:1503.01673: 0.2 d log 2n."""
     n, d = s.objective.model.train_inputs[0].shape
@@ -189,11 +240,34 @@ def _joint_entropy(s: Situation) -> Chosen:
     return _positive(s, JointEntropySearch(model, candidates[where], best))
 
 
+def _predictive_entropy(s: Situation) -> Chosen:
+    """The rivals of a sampled optimum are the other ones and the best points known."""
+    model = s.objective.model.negated()
+    X, candidates = model.train_inputs[0], s.pool[:_CANDIDATES]
+    with torch.no_grad():
+        optima = candidates[_draws(model, candidates, _OPTIMA).argmax(dim=-1)]
+        best = model.posterior(X.unsqueeze(-2)).mean.reshape(-1).argsort(descending=True)[:_RIVALS]
+    rivals = torch.unique(torch.cat([optima, X[best]]), dim=0)
+    return _positive(s, PredictiveEntropySearch(model, optima, rivals))
+
+
 def _thompson(s: Situation) -> Chosen:
+    model, values = _chanced_draws(s, 1)
+    return Chosen(lambda X: model.posterior(X).mean[..., 0, 0], {}, values[0])
+
+
+def _in_slate(s: Situation, count: int) -> Chosen:
+    """The value is the place in the list of priorities, negated."""
+    model, values = _chanced_draws(s, count)
+    places = torch.empty(values.shape[-1], dtype=values.dtype)
+    places[priorities(values)] = torch.arange(len(places), dtype=values.dtype)
+    return Chosen(lambda X: model.posterior(X).mean[..., 0, 0], {"draws": count}, 0.0 - places)
+
+
+def _chanced_draws(s: Situation, count: int) -> tuple[ObjectiveGP, Tensor]:
     model, pool = s.objective.model.negated(), s.pool[:_THOMPSON]
     with torch.no_grad():
-        values = _draws(model, pool, 1)[0] + s.log_chances(pool.unsqueeze(-2))
-    return Chosen(lambda X: model.posterior(X).mean[..., 0, 0], {}, values)
+        return model, _draws(model, pool, count) + s.log_chances(pool.unsqueeze(-2))
 
 
 ACQUISITIONS: dict[str, Callable[[Situation], Chosen]] = {
@@ -201,13 +275,17 @@ ACQUISITIONS: dict[str, Callable[[Situation], Chosen]] = {
     "pbgi": _gittins,
     "ei": _log_ei,
     "logei": _log_ei,
+    "qei": _joint_ei,
     "nei": _noisy_ei,
     "ucb": _upper_confidence_bound,
     "kg": _knowledge_gradient,
     "mes": _max_value_entropy,
     "jes": _joint_entropy,
+    "pes": _predictive_entropy,
     "ts": _thompson,
 }
+# Those that choose all members of a batch together.
+SLATES: dict[str, Callable[[Situation, int], Chosen]] = {"ts": _in_slate}
 
 
 def _positive(s: Situation, value: Acquisition) -> Chosen:

@@ -6,11 +6,12 @@
 | `bo` | the defaults and a few Sobol points, then expected improvement per cost, cooled |
 | `pbgi` | the same with the Pandora's-box Gittins index, which knows costs too |
 | `ei`, `logei` | the same with expected improvement, whatever it costs |
+| `qei` | the same over a batch and what is pending, jointly |
 | `nei` | noisy expected improvement |
 | `ucb` | the upper confidence bound |
 | `kg` | the knowledge gradient |
-| `mes`, `jes` | max-value and joint entropy search |
-| `ts` | Thompson sampling |
+| `mes`, `jes`, `pes` | max-value, joint and predictive entropy search |
+| `ts` | Thompson sampling, of batches in-slate |
 | `sobol` | the defaults, then scrambled Sobol points |
 | `random` | uniformly random points |
 """
@@ -30,7 +31,7 @@ from frugalbo.study import Study
 __all__ = ["LIGHT", "METHODS", "MethodError", "Proposer", "Suggestion", "initial_trials", "make_proposer", "preload"]
 
 LIGHT = ("sobol", "random")  # without a model
-METHODS = ("auto", "bo", "pbgi", "ei", "logei", "nei", "ucb", "kg", "mes", "jes", "ts", *LIGHT)
+METHODS = ("auto", "bo", "pbgi", "ei", "logei", "qei", "nei", "ucb", "kg", "mes", "jes", "pes", "ts", *LIGHT)
 
 
 class MethodError(FrugalError, ValueError):

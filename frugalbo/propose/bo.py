@@ -40,7 +40,7 @@ from threadpoolctl import ThreadpoolController
 
 from frugalbo.acquisition.hard_budget import HardBudget
 from frugalbo.acquisition.log_cost import learned_log_cost, regressed_cost
-from frugalbo.acquisition.registry import ACQUISITIONS, Chosen, Situation, choose
+from frugalbo.acquisition.registry import ACQUISITIONS, SLATES, Chosen, Situation, choose, choose_slate
 from frugalbo.budget.afford import seconds_left
 from frugalbo.budget.cost import CostModel, FittedCost, LearnedCost, fit_cost
 from frugalbo.errors import FrugalWarning
@@ -134,12 +134,16 @@ class BayesianProposer:
         left_s = seconds_left(study) if self.hard_budget else math.inf
         pending, tried = evidence.pending, evidence.tried
         suggestions: list[Suggestion] = []
+        pool, slate = np.empty((0, space.dim)), None
         for i in range(number, number + n):
-            pool = make_pool(evidence.points, evidence.best(_ANCHORS), np.random.default_rng([self.seed, i]))
+            if slate is None:
+                pool = make_pool(evidence.points, evidence.best(_ANCHORS), np.random.default_rng([self.seed, i]))
             distance = np.repeat([_DISTANCE, _DISTANCE_PENDING], [len(tried), len(pending)])
             search = _Search(evidence.points, pool, np.concatenate([tried, pending]), distance)
             situation = model.situation(pool, pending, left_s, self.seed + i)
-            chosen = choose(self.method, situation)
+            if slate is None and n > 1 and self.method in SLATES:
+                slate = choose_slate(self.method, situation, n)
+            chosen = slate or choose(self.method, situation)
             best, affordable = search.best(chosen, situation.hard_budget)
             if best is None:
                 # The pool holds nothing new: Sobol's walk lists what is left, or knows that nothing is.

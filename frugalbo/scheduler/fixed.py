@@ -17,6 +17,7 @@ from frugalbo.budget.ledger import Balance
 from frugalbo.propose.base import Proposer, Suggestion
 from frugalbo.scheduler.base import Decision, Resume, Start
 from frugalbo.slot import Slot
+from frugalbo.space import Params
 from frugalbo.study import Status, Study
 
 # How many more configurations are looked at, in turn, before none is taken for affordable.
@@ -66,17 +67,19 @@ class FixedScheduler:
         return purse.decisions
 
     def _suggestions(self, study: Study, n: int) -> Iterator[Suggestion]:
-        """The proposer's next `n`, then more of them as long as they are wanted.
+        """The proposer's next `n`, then more of them as long as they are wanted, each once.
 
-        A proposer is pure: asked for more, it begins with the same.
+        Asked for more, a proposer that goes one after the other begins with the same; one that chooses
+        batches as a whole may not.
         """
-        seen = 0
+        seen: list[Params] = []
         for more in (0, *_MORE) if n else ():
             found = self.proposer.propose(study, n + more)
-            yield from found[seen:]
+            fresh = [suggestion for suggestion in found if suggestion.params not in seen]
+            yield from fresh
             if len(found) < n + more:
                 return
-            seen = len(found)
+            seen += [suggestion.params for suggestion in fresh]
 
 
 class _Purse:

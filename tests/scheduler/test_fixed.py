@@ -75,6 +75,17 @@ def test_if_nothing_fits_the_cheapest_is_named():
     assert _widths(_decide(Listed(300, 200, 400), 100)) == [200]
 
 
+def test_nothing_is_started_twice_if_a_larger_batch_begins_with_something_else():
+    class Whole(Listed):
+        def propose(self, study, n):
+            return super().propose(study, n)[::-1]
+
+    # Of three, 60 and 2 are taken and 70 does not fit; asked for eleven, it begins with another one.
+    decisions = _decide(Whole(2, 70, 60, 3, 4, 5), 100)
+    assert len(decisions) == 3
+    assert len(set(_widths(decisions))) == 3
+
+
 def test_a_budget_of_evaluations_that_is_spent_is_no_reason_to_look_further():
     proposer = Listed(*range(1, 200))
     assert len(_decide(proposer, Budget(evaluations=2))) == 3
