@@ -17,10 +17,11 @@ from typing import Any
 from frugalbo.budget.amounts import Budget, parse_amount
 from frugalbo.budget.cost import LearnedCost
 from frugalbo.budget.ledger import Ledger
+from frugalbo.budget.worth import MinGain
 from frugalbo.errors import BudgetError, ProblemError
 from frugalbo.executors.base import Executor
 from frugalbo.problem import IN_MEMORY, Problem, load_problem
-from frugalbo.propose import LIGHT, make_proposer, preload
+from frugalbo.propose import LIGHT, Proposer, make_proposer, preload
 from frugalbo.report import Report
 from frugalbo.run import Observer, RunLoop
 from frugalbo.scheduler.fixed import FixedScheduler
@@ -42,18 +43,31 @@ class Settings:
         devices: Slots as text, such as `"cuda:0,1"` or `"cpu:2x4"`; None for all that are found.
         dollars_per_hour: The price of one device.
         trial_cap_s: The most seconds that any segment may take.
+        min_gain: As for `tune`.
     """
 
     method: str = "auto"
     devices: str | None = None
     dollars_per_hour: float = 0.0
     trial_cap_s: float | None = None
+    min_gain: str | None = None
 
     def __post_init__(self) -> None:
         if not 0 <= self.dollars_per_hour < math.inf:
             raise BudgetError(f"a price per device-hour must be at least 0, got {self.dollars_per_hour!r}")
         if self.trial_cap_s is not None and not 0 < self.trial_cap_s < math.inf:
             raise BudgetError(f"a cap on trials must be above 0 seconds, got {self.trial_cap_s!r}")
+        if self.min_gain is not None:
+            MinGain.of(self.min_gain)  # refuses what cannot be read
+
+    def proposer(self, problem: Problem, seed: int) -> Proposer:
+        """What answers to `method`, with its price.
+
+        Raises:
+            MethodError: If there is no such method, or it cannot have a price.
+        """
+        price = None if self.min_gain is None else MinGain.of(self.min_gain)
+        return make_proposer(self.method, problem, seed=seed, min_gain=price)
 
     def to_json(self) -> dict[str, Any]:
         """As plain JSON types, for `Settings(**record)`."""
@@ -85,6 +99,7 @@ def tune(
     devices: str | None = None,
     dollars_per_hour: float = 0.0,
     trial_cap: str | float | None = None,
+    min_gain: str | None = None,
     storage: str | Path | None = None,
     executor: Executor | None = None,
     observe: Observer | None = None,
@@ -100,6 +115,9 @@ def tune(
         devices: Such as `"cuda:0,1"` or `"cpu:2x4"`; all that are found by default.
         dollars_per_hour: The price of one device, for a budget of money.
         trial_cap: The most time for one trial, such as `"30s"`.
+        min_gain: What must be expected to be gained for the run to go on, such as `"0.001 per 60s"`: as soon as
+            no configuration is expected to improve the objective by 0.001 for each 60 device-seconds that
+            it takes, nothing more is started. Also per GPU-hour, USD or trial; by default the budget is spent.
         storage: A database file or URL in which the run survives; by default it lives in memory.
         executor: Where trials run, if not on this machine's devices.
         observe: Called with the study and the balance after every change.
@@ -109,10 +127,17 @@ def tune(
     """
     if not isinstance(problem, Problem):
         problem = load_problem(problem)
-    settings = Settings(method, devices, dollars_per_hour, seconds(trial_cap))
+    settings = Settings(method, devices, dollars_per_hour, seconds(trial_cap), min_gain)
     amount = Budget.of(budget)
     if amount.dollars is not None and not dollars_per_hour and executor is None:
         raise BudgetError("a budget of money needs the price of a device: expected dollars_per_hour above 0, got 0")
+    if (
+        min_gain is not None
+        and MinGain.of(min_gain).resource == "dollars"
+        and not dollars_per_hour
+        and executor is None
+    ):
+        raise BudgetError("a gain per USD needs the price of a device: expected dollars_per_hour above 0, got 0")
     executor = executor or _local_executor(problem, settings)  # refuses impossible devices before anything is written
     with ExitStack() as stack:
         handle = _new(stack, problem, amount, seed, settings, storage)
@@ -125,6 +150,7 @@ def resume(
     storage: str | Path = DEFAULT_STORAGE,
     problem: Problem | None = None,
     budget: Budget | str | float | Mapping[str, Any] | None = None,
+    min_gain: str | None = None,
     executor: Executor | None = None,
     observe: Observer | None = None,
 ) -> Report:
@@ -135,11 +161,12 @@ def resume(
         storage: Where it is stored.
         problem: Needed if its job is a function that only lived in memory.
         budget: A new budget for the whole run, including what is already spent.
+        min_gain: A new one, as for `tune`; `"none"` to spend all of the budget.
         executor: As for `tune`.
         observe: As for `tune`.
     """
     with ExitStack() as stack:
-        handle = _stored(stack, run, storage, problem, budget)
+        handle = _stored(stack, run, storage, problem, budget, min_gain)
         return _run(handle, executor or _local_executor(handle.problem, handle.settings), observe)
 
 
@@ -149,6 +176,7 @@ def open_study(
     budget: Budget | str | float | Mapping[str, Any] | None = None,
     seed: int = 0,
     method: str = "auto",
+    min_gain: str | None = None,
     storage: str | Path | None = None,
     run: str | None = None,
 ) -> OpenStudy:
@@ -159,6 +187,7 @@ def open_study(
         budget: As for `tune`; needed with a problem.
         seed: Of all choices that frugalbo makes.
         method: As for `tune`.
+        min_gain: As for `tune`; for a stored run as for `resume`. `ask` raises `BudgetError` when nothing is worth it.
         storage: As for `tune`.
         run: The stored run to go on with; the newest by default.
 
@@ -168,12 +197,12 @@ def open_study(
     stack = ExitStack()
     try:
         if problem is None:
-            handle = _stored(stack, run, storage or DEFAULT_STORAGE, None, budget)
+            handle = _stored(stack, run, storage or DEFAULT_STORAGE, None, budget, min_gain)
         elif budget is None:
             raise BudgetError("expected a budget, such as '10min' or '50 trials', got none")
         else:
             problem = problem if isinstance(problem, Problem) else load_problem(problem)
-            handle = _new(stack, problem, Budget.of(budget), seed, Settings(method), storage)
+            handle = _new(stack, problem, Budget.of(budget), seed, Settings(method, min_gain=min_gain), storage)
         study = _open(handle)
     except BaseException:
         stack.close()
@@ -204,7 +233,7 @@ def _new(
     settings: Settings,
     storage: str | Path | None,
 ) -> Handle:
-    make_proposer(settings.method, problem, seed=seed)  # refuses an unknown method before anything is written
+    settings.proposer(problem, seed)  # refuses an unknown method before anything is written
     if storage is None:
         folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="frugalbo-", ignore_cleanup_errors=True)))
         return Handle(problem, budget, seed, settings, folder)
@@ -226,6 +255,7 @@ def _stored(
     storage: str | Path,
     problem: Problem | None,
     budget: Budget | str | float | Mapping[str, Any] | None,
+    min_gain: str | None,
 ) -> Handle:
     store = stack.enter_context(Store(storage))
     record = store.run(run)
@@ -241,19 +271,25 @@ def _stored(
     ):
         raise ProblemError(f"the problem {problem.name!r} is not the one that {record.id} was started with")
     lease = stack.enter_context(store.lease(record.id))
-    spec = record.spec if budget is None else {**record.spec, "budget": Budget.of(budget).to_json()}
+    spec = dict(record.spec)
+    if budget is not None:
+        spec["budget"] = Budget.of(budget).to_json()
+    if min_gain is not None:
+        spec["settings"] = {**spec["settings"], "min_gain": None if min_gain == "none" else min_gain}
+    settings = Settings(**spec["settings"])
+    settings.proposer(problem, spec["seed"])  # refuses a price that makes no sense before anything is written
     events = [event for _, event in store.read(record.id)]
     return Handle(
         problem,
         Budget.of(spec["budget"]),
         spec["seed"],
-        Settings(**spec["settings"]),
+        settings,
         folder_of(storage, record.id),
         record.id,
         lease,
         events,
         store.wall_seconds(record.id),
-        spec if budget is not None else None,
+        spec if spec != record.spec else None,
     )
 
 
@@ -263,7 +299,7 @@ def stored_problem(record: RunRecord) -> Problem:
 
 
 def _open(handle: Handle) -> OpenStudy:
-    proposer = make_proposer(handle.settings.method, handle.problem, seed=handle.seed)
+    proposer = handle.settings.proposer(handle.problem, handle.seed)
     study = OpenStudy(
         handle.problem, handle.budget, lease=handle.lease, proposer=proposer, wall_before=handle.wall_before
     )

@@ -84,6 +84,7 @@ def _parser() -> argparse.ArgumentParser:
     tune.add_argument(
         "--method", default="auto", help="auto, bo, pbgi, ei, qei, nei, ucb, kg, mes, jes, pes, ts, sobol, random"
     )
+    tune.add_argument("--min-gain", metavar="GAIN", help="stop when less is to be expected, such as '0.001 per 60s'")
     tune.add_argument("--seed", type=int, default=0)
     tune.add_argument("--command", help="a command to tune, with {name} where a parameter goes")
     tune.add_argument(
@@ -98,6 +99,7 @@ def _parser() -> argparse.ArgumentParser:
 
     resume = commands.add_parser("resume", parents=[which, view, out], help="go on with a run")
     resume.add_argument("--budget", help="a new budget for the whole run, what is spent included")
+    resume.add_argument("--min-gain", metavar="GAIN", help="a new one; none to spend all of the budget")
     resume.set_defaults(call=_resume)
 
     for name, call, help_ in (
@@ -136,6 +138,7 @@ def _tune(args: argparse.Namespace) -> int:
             devices=args.devices,
             dollars_per_hour=args.price,
             trial_cap=args.trial_cap,
+            min_gain=args.min_gain,
             storage=_storage(args),
             observe=view,
         )
@@ -146,7 +149,7 @@ def _resume(args: argparse.Namespace) -> int:
     from frugalbo.api import resume
 
     with _view(args) as view:
-        report = resume(args.run, storage=_existing(args), budget=args.budget, observe=view)
+        report = resume(args.run, storage=_existing(args), budget=args.budget, min_gain=args.min_gain, observe=view)
     return _finish(report, args)
 
 

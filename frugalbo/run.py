@@ -20,7 +20,7 @@ from frugalbo.budget.amounts import Cost
 from frugalbo.budget.cost import CostModel
 from frugalbo.budget.ledger import Balance
 from frugalbo.executors.base import Executor, Segment
-from frugalbo.scheduler.base import Resume, Scheduler, Start, Stop
+from frugalbo.scheduler.base import Finish, Resume, Scheduler, Start, Stop
 from frugalbo.session import OpenStudy
 from frugalbo.slot import Slot
 from frugalbo.space import Params
@@ -100,10 +100,12 @@ class RunLoop:
         if not slots or self._is_spent():
             return
         decisions = self.scheduler.decide(self.study, self.study.balance(), slots)
-        starting = [d for d in decisions if not isinstance(d, Stop)]
+        starting = [d for d in decisions if isinstance(d, (Start, Resume))]
         for decision in decisions:
             if isinstance(decision, Stop):
                 self.executor.cancel(decision.trial, Outcome.STOPPED)
+            elif isinstance(decision, Finish):
+                self._refused = decision.reason
             else:
                 self._begin(decision, sharers=len(starting) - starting.index(decision))
 

@@ -95,7 +95,8 @@ class OpenStudy(Study):
                 evaluation, so that only what you tell of is charged.
 
         Raises:
-            BudgetError: If that is no longer free: the budget is spent.
+            BudgetError: If that is no longer free: the budget is spent. Or if nothing is expected to be worth
+                its price; what is pending may change that.
             StudyError: If the space has no untried configuration left.
         """
         if self.proposer is None:
@@ -110,6 +111,8 @@ class OpenStudy(Study):
             raise StudyError("every configuration of the space has been tried")
         number, steps = len(self.trials), self.problem.steps
         suggestion = suggestions[0]
+        if suggestion.not_worth:
+            raise BudgetError(suggestion.not_worth)
         self.record(
             Started(number, 0, suggestion.params, 0, steps, steps, held, OWN_LOOP, self._clock(), suggestion.why)
         )

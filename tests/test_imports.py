@@ -16,7 +16,7 @@ LAYERS = [
     ["expression", "parameter"],
     ["space"],
     ["budget.amounts"],
-    ["budget.ledger"],
+    ["budget.ledger", "budget.worth"],
     ["problem", "job", "explanation"],
     ["study"],
     ["store", "budget.cost", "models", "optim"],
@@ -136,7 +136,7 @@ def test_heavy_modules_are_imported_when_used(module):
     direct = ours(MODULES[module], at_import_only=True) & HEAVY
     if module.startswith("propose."):
         # The Bayesian proposer is heavy itself; nobody imports it before it is asked for.
-        direct -= {"models", "acquisition"} if module == "propose.bo" else set()
+        direct -= {"models", "acquisition"} if module in ("propose.bo", "propose.worth") else set()
     assert not direct, f"frugalbo.{module} imports {sorted(direct)} at once; import it in the function that needs it"
 
 
@@ -145,7 +145,7 @@ def test_a_third_party_package_has_its_place(module):
     for name in imports(MODULES[module], at_import_only=True):
         package = name.split(".")[0]
         allowed = ONLY_IN.get(package)
-        if allowed is not None and module not in ("propose.bo", "propose.maximise"):
+        if allowed is not None and module not in ("propose.bo", "propose.maximise", "propose.worth"):
             assert entry_of(module) in allowed or module in allowed, f"frugalbo.{module} imports {package} at once"
 
 

@@ -21,6 +21,7 @@ from __future__ import annotations
 import importlib
 from collections.abc import Sequence
 
+from frugalbo.budget.worth import MinGain
 from frugalbo.errors import FrugalError
 from frugalbo.problem import Problem
 from frugalbo.propose.base import Proposer, Suggestion
@@ -38,18 +39,20 @@ class MethodError(FrugalError, ValueError):
     """A method of proposing that does not exist."""
 
 
-def make_proposer(method: str, problem: Problem, *, seed: int) -> Proposer:
-    """The proposer of that name.
+def make_proposer(method: str, problem: Problem, *, seed: int, min_gain: MinGain | None = None) -> Proposer:
+    """The proposer of that name; with `min_gain`, it says when nothing is worth its price.
 
     Raises:
-        MethodError: If there is none; says which there are.
+        MethodError: If there is none, and says which there are; or it expects nothing, but has a price.
     """
+    if min_gain is not None and method in LIGHT:
+        raise MethodError(f"min_gain needs a method that predicts gains, such as 'auto'; {method!r} does not")
     if method == "random":
         return RandomProposer(seed=seed)
     if method == "sobol":
         return SobolProposer(seed=seed)
     if method in METHODS:
-        return _LateBO(problem, seed, "bo" if method == "auto" else method)
+        return _LateBO(problem, seed, "bo" if method == "auto" else method, min_gain)
     raise MethodError(f"unknown method {method!r}; expected one of {', '.join(METHODS)}")
 
 
@@ -67,8 +70,9 @@ def initial_trials(problem: Problem) -> int:
 class _LateBO:
     """Bayesian optimisation that imports torch when its model is first asked, not before."""
 
-    def __init__(self, problem: Problem, seed: int, method: str) -> None:
+    def __init__(self, problem: Problem, seed: int, method: str, min_gain: MinGain | None = None) -> None:
         self._method = method
+        self._min_gain = min_gain
         self._initial = initial_trials(problem)
         self._seed = seed
         self._sobol = SobolProposer(seed=seed)
@@ -81,5 +85,5 @@ class _LateBO:
         if self._bo is None:
             from frugalbo.propose.bo import BayesianProposer
 
-            self._bo = BayesianProposer(seed=self._seed, method=self._method)
+            self._bo = BayesianProposer(seed=self._seed, method=self._method, min_gain=self._min_gain)
         return self._bo.propose(study, n)

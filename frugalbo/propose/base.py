@@ -29,10 +29,13 @@ class Suggestion:
 
     Args:
         why: Plain JSON types: `method` always; what a method knows of the point besides.
+        not_worth: Why neither this nor any other configuration is expected to be worth its price, in
+            a sentence; empty where one is, or where there is no price.
     """
 
     params: Params
     why: dict[str, Any] = field(default_factory=dict)
+    not_worth: str = ""
 
 
 class Proposer(Protocol):

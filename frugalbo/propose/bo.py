@@ -43,6 +43,7 @@ from frugalbo.acquisition.log_cost import learned_log_cost, regressed_cost
 from frugalbo.acquisition.registry import ACQUISITIONS, SLATES, Chosen, Situation, choose, choose_slate
 from frugalbo.budget.afford import seconds_left
 from frugalbo.budget.cost import CostModel, FittedCost, LearnedCost, fit_cost
+from frugalbo.budget.worth import MinGain
 from frugalbo.errors import FrugalWarning
 from frugalbo.models.feasibility import FeasibilityGP
 from frugalbo.models.kernel import Group
@@ -53,6 +54,7 @@ from frugalbo.propose.evidence import Evidence
 from frugalbo.propose.maximise import Allowed, Found, best_new, make_pool, maximise
 from frugalbo.propose.points import Points
 from frugalbo.propose.sobol import SobolProposer
+from frugalbo.propose.worth import Worth
 from frugalbo.study import Study, Trial
 
 Array = NDArray[np.float64]
@@ -78,6 +80,7 @@ class BayesianProposer:
         cost: What is known of costs.
         initial: Trials before the model is asked; by default `initial_trials(problem)`.
         hard_budget: Whether what is left of the budget counts.
+        min_gain: The price at which nothing is worth suggesting any more; suggestions say so.
     """
 
     def __init__(
@@ -89,6 +92,7 @@ class BayesianProposer:
         cost: CostModel | None = None,
         initial: int | None = None,
         hard_budget: bool = True,
+        min_gain: MinGain | None = None,
     ) -> None:
         if method not in ACQUISITIONS:
             raise ValueError(f"expected an acquisition, one of {', '.join(ACQUISITIONS)}; got {method!r}")
@@ -100,6 +104,7 @@ class BayesianProposer:
         self.cost: CostModel = cost or LearnedCost(confidence=_CONFIDENCE)
         self.initial = initial
         self.hard_budget = hard_budget
+        self.min_gain = min_gain
         self._sobol = SobolProposer(seed=seed)
 
     def propose(self, study: Study, n: int) -> Sequence[Suggestion]:
@@ -133,6 +138,8 @@ class BayesianProposer:
         model = self._fit(study, evidence)
         left_s = seconds_left(study) if self.hard_budget else math.inf
         pending, tried = evidence.pending, evidence.tried
+        initial = initial_trials(study.problem) if self.initial is None else self.initial
+        worth, not_worth = Worth.of(self.min_gain, study, evidence.losses, initial), ""
         suggestions: list[Suggestion] = []
         pool, slate = np.empty((0, space.dim)), None
         for i in range(number, number + n):
@@ -155,7 +162,10 @@ class BayesianProposer:
             why |= {"value": best.value, "observed": len(evidence.losses), "pending": len(pending)}
             why["seconds"] = round(time.perf_counter() - started, 4)
             started = time.perf_counter()
-            suggestions.append(Suggestion(params, why))
+            if worth is not None and not not_worth:
+                # What is not worth it now is not, either, once more is believed.
+                not_worth = worth.missing(situation, search.points, search.known, search.distance)
+            suggestions.append(Suggestion(params, why, not_worth))
             if not affordable:
                 return suggestions + self._rest(study, suggestions, n, "what is left pays for no other trial")
             if situation.hard_budget is not None and model.cost is not None:
@@ -182,7 +192,9 @@ class BayesianProposer:
         alpha = _share_left(study) if self.alpha == "cooling" else float(self.alpha)
         if self.method != "bo":
             alpha = 0.0
-        wanted = alpha > 0 or self.method == "pbgi" or (self.hard_budget and math.isfinite(seconds_left(study)))
+        timed = self.min_gain is not None and self.min_gain.resource != "evaluations"
+        limited = self.hard_budget and math.isfinite(seconds_left(study))
+        wanted = alpha > 0 or self.method == "pbgi" or timed or limited
         return _Fitted(objective, feasibility, self._cost(study, points) if wanted else None, alpha)
 
     def _cost(self, study: Study, points: Points) -> tuple[FittedCost, float] | None:

@@ -44,7 +44,18 @@ class Stop:
     trial: int
 
 
-Decision = Start | Resume | Stop
+@dataclass(frozen=True, slots=True)
+class Finish:
+    """Start nothing more for now: nothing is worth it. What runs goes on, and may change that.
+
+    Args:
+        reason: In a sentence.
+    """
+
+    reason: str
+
+
+Decision = Start | Resume | Stop | Finish
 
 
 class Scheduler(Protocol):
@@ -53,6 +64,7 @@ class Scheduler(Protocol):
     def decide(self, study: Study, balance: Balance, slots: Sequence[Slot]) -> Sequence[Decision]:
         """The decisions for now, most urgent first; at most one `Start` or `Resume` a slot.
 
-        Returns nothing when there is nothing worth doing; the run ends when nothing runs either.
+        Returns nothing to start when there is nothing worth doing, with a `Finish` if it knows why; the
+        run ends when nothing runs either.
         """
         ...

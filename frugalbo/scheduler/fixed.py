@@ -15,7 +15,7 @@ from frugalbo.budget.amounts import Cost
 from frugalbo.budget.cost import CostModel, CostPrediction, Predictor, predictor
 from frugalbo.budget.ledger import Balance
 from frugalbo.propose.base import Proposer, Suggestion
-from frugalbo.scheduler.base import Decision, Resume, Start
+from frugalbo.scheduler.base import Decision, Finish, Resume, Start
 from frugalbo.slot import Slot
 from frugalbo.space import Params
 from frugalbo.study import Status, Study
@@ -43,7 +43,8 @@ class FixedScheduler:
         """Resume what was interrupted, then start what the proposer suggests.
 
         Where nothing that was looked at is affordable, the cheapest of it is among the decisions
-        nevertheless, so that the run loop refuses it and can say why the run ends.
+        nevertheless, so that the run loop refuses it and can say why the run ends. What the proposer does not
+        hold worth its price is not started, nor is anything after it.
         """
         purse = _Purse(study, balance, list(slots), self.cost_model, self.trial_cap_s)
         for trial in study.with_status(Status.PAUSED):
@@ -53,6 +54,9 @@ class FixedScheduler:
         steps = study.problem.steps
         passed_over = 0
         for suggestion in self._suggestions(study, len(purse.waiting)):
+            if suggestion.not_worth:
+                purse.decisions.append(Finish(suggestion.not_worth))
+                break
             before = len(purse.decisions)
             predicted = purse.predict(suggestion.params, 0, steps)
             why = {**suggestion.why, "passed_over": passed_over} if passed_over else suggestion.why
