@@ -14,6 +14,7 @@ _WHERE = {
     "frugalbo.api": ("open_study", "resume", "tune"),
     "frugalbo.budget.amounts": ("Budget", "Cost"),
     "frugalbo.budget.ledger": ("Balance", "Ledger"),
+    "frugalbo.budget.stated": ("CostPrior",),
     "frugalbo.errors": (
         "BudgetError", "ExecutorError", "FrugalError", "FrugalWarning", "LeaseError", "ProblemError", "SpaceError",
         "StorageError", "StudyError",
@@ -34,6 +35,7 @@ if TYPE_CHECKING:
     from frugalbo.api import open_study, resume, tune
     from frugalbo.budget.amounts import Budget, Cost
     from frugalbo.budget.ledger import Balance, Ledger
+    from frugalbo.budget.stated import CostPrior
     from frugalbo.errors import (
         BudgetError,
         ExecutorError,

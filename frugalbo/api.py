@@ -9,14 +9,15 @@ import math
 import tempfile
 from collections.abc import Mapping
 from contextlib import ExitStack
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from threading import Thread
 from typing import Any
 
 from frugalbo.budget.amounts import Budget, parse_amount
-from frugalbo.budget.cost import LearnedCost
+from frugalbo.budget.cost import cost_model
 from frugalbo.budget.ledger import Ledger
+from frugalbo.budget.stated import StatedCost
 from frugalbo.budget.worth import MinGain
 from frugalbo.errors import BudgetError, ProblemError
 from frugalbo.executors.base import Executor
@@ -100,6 +101,7 @@ def tune(
     dollars_per_hour: float = 0.0,
     trial_cap: str | float | None = None,
     min_gain: str | None = None,
+    cost: StatedCost | None = None,
     storage: str | Path | None = None,
     executor: Executor | None = None,
     observe: Observer | None = None,
@@ -118,6 +120,7 @@ def tune(
         min_gain: What must be expected to be gained for the run to go on, such as `"0.001 per 60s"`: as soon as
             no configuration is expected to improve the objective by 0.001 for each 60 device-seconds that
             it takes, nothing more is started. Also per GPU-hour, USD or trial; by default the budget is spent.
+        cost: What is known of a trial's cost, in the place of what the problem states; see `frugalbo.budget.stated`.
         storage: A database file or URL in which the run survives; by default it lives in memory.
         executor: Where trials run, if not on this machine's devices.
         observe: Called with the study and the balance after every change.
@@ -125,8 +128,7 @@ def tune(
     Raises:
         FrugalError: If the problem, the budget or the devices do not make sense.
     """
-    if not isinstance(problem, Problem):
-        problem = load_problem(problem)
+    problem = _stating(problem, cost)
     settings = Settings(method, devices, dollars_per_hour, seconds(trial_cap), min_gain)
     amount = Budget.of(budget)
     if amount.dollars is not None and not dollars_per_hour and executor is None:
@@ -177,6 +179,7 @@ def open_study(
     seed: int = 0,
     method: str = "auto",
     min_gain: str | None = None,
+    cost: StatedCost | None = None,
     storage: str | Path | None = None,
     run: str | None = None,
 ) -> OpenStudy:
@@ -188,6 +191,7 @@ def open_study(
         seed: Of all choices that frugalbo makes.
         method: As for `tune`.
         min_gain: As for `tune`; for a stored run as for `resume`. `ask` raises `BudgetError` when nothing is worth it.
+        cost: As for `tune`.
         storage: As for `tune`.
         run: The stored run to go on with; the newest by default.
 
@@ -201,8 +205,8 @@ def open_study(
         elif budget is None:
             raise BudgetError("expected a budget, such as '10min' or '50 trials', got none")
         else:
-            problem = problem if isinstance(problem, Problem) else load_problem(problem)
-            handle = _new(stack, problem, Budget.of(budget), seed, Settings(method, min_gain=min_gain), storage)
+            settings = Settings(method, min_gain=min_gain)
+            handle = _new(stack, _stating(problem, cost), Budget.of(budget), seed, settings, storage)
         study = _open(handle)
     except BaseException:
         stack.close()
@@ -223,6 +227,15 @@ def seconds(amount: str | float | None) -> float | None:
     if resource not in ("device_seconds", "wall_seconds"):
         raise BudgetError(f"expected a time such as '30s', got {amount!r}")
     return number
+
+
+def _stating(problem: Problem | str | Path, cost: StatedCost | None) -> Problem:
+    """The problem with what is stated of its cost; refuses a cost function that cannot be loaded."""
+    problem = problem if isinstance(problem, Problem) else load_problem(problem)
+    if cost is not None:
+        problem = replace(problem, cost=cost)
+    cost_model(problem, _CONFIDENCE)
+    return problem
 
 
 def _new(
@@ -270,6 +283,8 @@ def _stored(
         problem.to_json()[part] != record.spec["problem"][part] for part in ("job", "space", "objective", "fidelity")
     ):
         raise ProblemError(f"the problem {problem.name!r} is not the one that {record.id} was started with")
+    else:
+        problem = replace(problem, cost=stored_problem(record).cost)  # `tune` may have been given another
     lease = stack.enter_context(store.lease(record.id))
     spec = dict(record.spec)
     if budget is not None:
@@ -322,7 +337,7 @@ def _local_executor(problem: Problem, settings: Settings) -> Executor:
 def _run(handle: Handle, executor: Executor, observe: Observer | None) -> Report:
     study = _open(handle)
     assert study.proposer is not None
-    costs = LearnedCost(confidence=_CONFIDENCE)
+    costs = cost_model(handle.problem, _CONFIDENCE)
     loop = RunLoop(
         study=study,
         scheduler=FixedScheduler(study.proposer, costs, trial_cap_s=handle.settings.trial_cap_s),

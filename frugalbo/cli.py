@@ -82,6 +82,11 @@ def _parser() -> argparse.ArgumentParser:
     tune.add_argument("--price", type=float, default=0.0, metavar="USD", help="price of a device-hour")
     tune.add_argument("--trial-cap", metavar="TIME", help="the most time that one trial may take")
     tune.add_argument(
+        "--cost", metavar="TEXT",
+        help="what is known of a trial's device-seconds: a formula such as '2 + 0.001 * width * steps', or some of "
+        "'like width * depth', 'grows with width, depth', 'startup 20s', 'typical 10min', parted by ;",
+    )  # fmt: skip
+    tune.add_argument(
         "--method", default="auto", help="auto, bo, pbgi, ei, qei, nei, ucb, kg, mes, jes, pes, ts, sobol, random"
     )
     tune.add_argument("--min-gain", metavar="GAIN", help="stop when less is to be expected, such as '0.001 per 60s'")
@@ -139,6 +144,7 @@ def _tune(args: argparse.Namespace) -> int:
             dollars_per_hour=args.price,
             trial_cap=args.trial_cap,
             min_gain=args.min_gain,
+            cost=args.cost,
             storage=_storage(args),
             observe=view,
         )

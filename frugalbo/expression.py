@@ -86,6 +86,11 @@ class Expression:
             raise SpaceError(f"the formula {self._shown} names {min(unknown)!r}; known are {', '.join(known)}")
         self._check(self._tree)
 
+    @property
+    def tree(self) -> ast.expr:
+        """The formula as Python reads it; only constructs that `_check` allows are in it."""
+        return self._tree
+
     def __call__(self, values: Mapping[str, Any]) -> Any:  # noqa: ANN401 - a number, a text or a truth
         """The formula's value; a division by zero, an overflow or a domain error makes all of it not a number.
 

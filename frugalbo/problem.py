@@ -19,6 +19,7 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any, ClassVar, Literal
 
+from frugalbo.budget.stated import CostPrior, StatedCost, read_cost
 from frugalbo.errors import FrugalError, ProblemError, SpaceError
 from frugalbo.space import Params, Space
 
@@ -94,6 +95,10 @@ class Problem:
         fidelity: None where a trial is one indivisible evaluation (of one step).
         defaults: The known-good configuration; the first that is tried.
         root: The folder from which the job's file or module is found.
+        cost: What is known of a trial's cost before anything has run, see `frugalbo.budget.stated`: a
+            formula of device-seconds such as `"2 + 0.001 * width * steps"`, a function of params, start
+            and until or its `"module:function"`, or a `CostPrior`, also as a text: `"like width *
+            depth"`, `"grows with width"`. None lets it all be learned.
 
     Raises:
         ProblemError: If these do not fit together.
@@ -107,6 +112,7 @@ class Problem:
     defaults: Params | None = None
     description: str = ""
     root: str = field(default_factory=lambda: str(Path.cwd()))
+    cost: StatedCost | None = None
 
     def __post_init__(self) -> None:
         if not isinstance(self.space, Space):
@@ -129,6 +135,8 @@ class Problem:
             if not self.space.is_feasible(defaults):
                 raise ProblemError(f"the defaults of {self.name!r} violate a known constraint")
             object.__setattr__(self, "defaults", defaults)
+        if self.cost is not None:
+            object.__setattr__(self, "cost", read_cost(self.cost, self.space, self.steps))
 
     def _check_job(self) -> None:
         job = self.job
@@ -148,7 +156,7 @@ class Problem:
         """This problem as plain JSON types.
 
         Raises:
-            ProblemError: If the job is a function that no other process could find.
+            ProblemError: If the cost is a function that no other process could find.
         """
         return {
             "name": self.name,
@@ -161,7 +169,21 @@ class Problem:
             "defaults": self.defaults,
             "description": self.description,
             "root": self.root,
+            "cost": self._stored_cost(),
         }
+
+    def _stored_cost(self) -> str | dict[str, Any] | None:
+        if isinstance(self.cost, CostPrior):
+            return self.cost.to_json()
+        if not callable(self.cost):
+            return self.cost
+        address = job_address(self.cost)
+        if address == IN_MEMORY:
+            raise ProblemError(
+                f"the cost of {self.name!r} is a function that only this process has, so a stored run could not go "
+                f"on with it: state it as a formula or as 'module:function', or give no storage"
+            )
+        return str(address)
 
     @classmethod
     def from_json(cls, record: Mapping[str, Any]) -> Problem:
@@ -170,6 +192,8 @@ class Problem:
             objective = (Minimize if record["objective"]["minimize"] else Maximize)(record["objective"]["metric"])
             fidelity = Fidelity(**record["fidelity"]) if record["fidelity"] else None
             rest = {k: record[k] for k in ("name", "job", "defaults", "description", "root")}
+            cost = record.get("cost")  # runs of older versions have none
+            rest["cost"] = CostPrior(**cost) if isinstance(cost, Mapping) else cost
             return cls(space=Space.from_json(record["space"]), objective=objective, fidelity=fidelity, **rest)
         except (KeyError, TypeError) as error:
             raise ProblemError(f"expected a problem as written by to_json: {error!r} in {record!r}") from error
@@ -220,6 +244,27 @@ def load_problem(where: str | Path, settings: Mapping[str, Any] | None = None) -
     if not isinstance(found, Problem):
         raise ProblemError(f"{text}: expected {name!r} to be a Problem or a function that returns one, got {found!r}")
     return replace(found, root=str(root))
+
+
+def load_function(address: str, root: str) -> Callable[..., Any]:
+    """The function at `"module:name"` or `"file.py:name"`, both as seen from `root`; code of the user's runs.
+
+    Raises:
+        ProblemError: If there is none.
+    """
+    where, _, name = address.rpartition(":")
+    if where.endswith(".py"):
+        module, _ = _load_module(str(Path(root) / where))
+    else:
+        sys.path.insert(0, root)
+        try:
+            module, _ = _load_module(where)
+        finally:
+            sys.path.remove(root)
+    found = getattr(module, name, None)
+    if not callable(found):
+        raise ProblemError(f"expected a function at {address!r}, seen from {root}, got {found!r}")
+    return found
 
 
 def command_problem(command: str | Sequence[str], **fields: Any) -> Problem:  # noqa: ANN401 - fields of Problem

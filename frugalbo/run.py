@@ -19,6 +19,7 @@ from frugalbo.budget.afford import Refusal, quote
 from frugalbo.budget.amounts import Cost
 from frugalbo.budget.cost import CostModel
 from frugalbo.budget.ledger import Balance
+from frugalbo.budget.stated import CostPrior
 from frugalbo.executors.base import Executor, Segment
 from frugalbo.scheduler.base import Finish, Resume, Scheduler, Start, Stop
 from frugalbo.session import OpenStudy
@@ -82,7 +83,13 @@ class RunLoop:
                 self._dispatch()
             self._show()
             if not self.study.with_status(Status.RUNNING):
-                return reason or _too_small(self.study) or self._refused or "the scheduler has nothing more to try"
+                return (
+                    _too_cheap(self.study)
+                    or reason
+                    or _too_small(self.study)
+                    or self._refused
+                    or "the scheduler has nothing more to try"
+                )
             settled = self._wait()
 
     def _wait(self) -> bool:
@@ -204,6 +211,20 @@ def _too_small(study: Study) -> str | None:
     return (
         f"{TOO_SMALL}: none was done within what it was granted, "
         f"{longest:.3g} device-seconds at most; raise the budget or the cap on trials, or use fewer devices"
+    )
+
+
+def _too_cheap(study: Study) -> str | None:
+    """What to say if the cost that the user stated for certain let no trial live to its end."""
+    stated = study.problem.cost
+    if stated is None or isinstance(stated, CostPrior):
+        return None
+    if {trial.failure for trial in study.trials.values()} != {Failure.TIMEOUT}:
+        return None
+    longest = max(trial.used("device_seconds") for trial in study.trials.values())
+    return (
+        f"the stated cost is too low: every trial ran into the cap that it gave, {longest:.3g} device-seconds at "
+        f"most; state more, or only its shape with 'like'"
     )
 
 

@@ -16,7 +16,7 @@ LAYERS = [
     ["expression", "parameter"],
     ["space"],
     ["budget.amounts"],
-    ["budget.ledger", "budget.worth"],
+    ["budget.ledger", "budget.stated", "budget.shape", "budget.worth"],
     ["problem", "job", "explanation"],
     ["study"],
     ["store", "budget.cost", "models", "optim"],

@@ -96,4 +96,5 @@ def feature_tensor(features: Features, X: Tensor) -> Tensor:
     """`Features.__call__` on tensors of shape ... x d."""
     x = X[..., list(features.ordered)] - 0.5
     one_hot = [((X[..., [i]] - torch.as_tensor(levels)).abs() < 1e-9).to(X) for i, levels in features.levels.items()]
-    return torch.cat([torch.ones_like(X[..., :1]), x, 4 * (x * x - 1 / 12), *one_hot], dim=-1)
+    shape = [] if features.shape is None else [features.shape.log(X, torch).unsqueeze(-1) - features.centre]
+    return torch.cat([torch.ones_like(X[..., :1]), x, 4 * (x * x - 1 / 12), *one_hot, *shape], dim=-1)

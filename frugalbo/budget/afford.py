@@ -91,7 +91,7 @@ def quote(
                 hopeless=seconds <= 0,
             )
         upper_s = predicted.upper_s / slot.devices / _USABLE
-        if 0 < predicted.n < _FEW:  # 0 is a cost function of the user's, which is taken as it is
+        if predicted.n < _FEW and not predicted.is_certain:
             upper_s = min(upper_s, max(_MEDIANS * median_s, seconds / _FEW))
         cap_s = min(cap_s, upper_s)
     limited = balance.limited

@@ -16,6 +16,17 @@ likelihood, and the answer is the mixture. So the bound is wide after one segmen
 data come; and as long as all segments had the same length, which cannot tell start-up from steps,
 both explanations stay, and a segment of another length gets the wider bound.
 
+What a user states (`frugalbo.budget.stated.CostPrior`) is one more setting of the grid, believed at
+90 %; the rest is for "the statement is wrong", which is the model without it:
+
+* `like`: phi gets the logarithm of the formula (centred), whose weight is 1 give or take 0.3; the
+  other weights have smaller tau, as the formula is to explain most.
+* `grows_with`: the slope of the parameter has the mean 0.9 tau and the deviation 0.45 tau in the place
+  of 0 and tau: the same size, and positive at 98 %.
+* `startup_s`, `typical_s`: the value of s; a prior of the intercept, which is else the data's median.
+
+With `typical_s` there is a prediction before any segment has ended.
+
 A segment that ran into its cap says that it costs at least that: it stands at what the model
 expects beyond that bound (the EM step of a Tobit regression, Tobin 1958, Econometrica 26), which
 is recomputed a few times.
@@ -31,6 +42,10 @@ from typing import Final, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
+from frugalbo.budget.shape import Shape
+from frugalbo.budget.stated import CostPrior, FormulaSeconds, growth, is_address, segment_constants, step_formula
+from frugalbo.errors import BudgetError
+from frugalbo.problem import Problem, load_function
 from frugalbo.space import Params, Space
 from frugalbo.study import Ended, Failure, Outcome, Started, Study
 
@@ -50,6 +65,15 @@ _SHORTEST_S: Final = 1e-6  # clocks: a segment never costs nothing
 _INTERCEPT_SD: Final = 3.0  # about the data's own median
 _NEGLIGIBLE: Final = 1e-4  # weights below this share of the largest are dropped
 _LARGEST_LOG: Final = 700.0  # exp of more overflows
+_BELIEF: Final = 0.9  # in what is stated
+_LIKE_SD: Final = 0.3  # of the exponent of a stated shape
+_LIKE_TAU: Final = (0.1, 0.3, 1.0, 2.0)  # for what the shape leaves over
+_LIKE_TAU_PRIOR: Final = (1.0, 3.0, 2.0, 1.0)
+_GROWTH: Final = (0.9, 0.45)  # mean and deviation of a slope that is stated to be positive, in units of tau
+_TYPICAL_SD: Final = 1.0
+_EXACT_SIGMA: Final = 1e-3  # of a formula that is taken as it is
+_UNUSED_SD: Final = 1e-9  # of a weight that a setting does without
+_CENTRING: Final = 256  # points over which a stated shape is centred
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,12 +83,14 @@ class CostPrediction:
     Args:
         median_s: Device-seconds that it exceeds half of the time.
         upper_s: Device-seconds that it hardly ever exceeds.
-        n: The ended segments that this rests on.
+        n: The ended segments that this rests on; 0 for what is stated.
+        is_certain: Whether it is a cost function of the user's, to be taken as it is.
     """
 
     median_s: float
     upper_s: float
     n: int
+    is_certain: bool = False
 
 
 Predictor = Callable[[Params, int, int], CostPrediction | None]
@@ -90,17 +116,35 @@ class KnownCost:
     seconds: Callable[[Params, int, int], float]
     margin: float = 1.0
 
+    def fitted(self, problem: Problem) -> FittedCost | None:
+        """The seconds of a full trial as a model of trials of one step, exactly; None unless it is a formula."""
+        if not isinstance(self.seconds, FormulaSeconds):
+            return None
+        shape = Shape(self.seconds.formula, problem.space, segment_constants(problem.space, 0, problem.steps))
+        features = Features(problem.space, shape)
+        weights = np.zeros(features.size)
+        weights[[0, -1]] = features.centre, 1.0
+        return FittedCost.regression(features, weights, _EXACT_SIGMA, 0)
+
     def predict(self, study: Study, params: Params, start: int, until: int) -> CostPrediction:
-        """What the function says."""
-        seconds = float(self.seconds(params, start, until))
+        """What the function says.
+
+        Raises:
+            BudgetError: If that is not a number of seconds above 0.
+        """
+        found = self.seconds(params, start, until)
+        try:
+            seconds = float(found)
+        except (TypeError, ValueError):
+            seconds = math.nan
         if not (math.isfinite(seconds) and seconds > 0):
-            raise ValueError(f"expected the cost function to give seconds above 0, got {seconds!r} at {params}")
-        return CostPrediction(seconds, self.margin * seconds, 0)
+            raise BudgetError(f"expected the cost function to give seconds above 0, got {found!r} at {params}")
+        return CostPrediction(seconds, self.margin * seconds, 0, is_certain=True)
 
 
 @dataclass(frozen=True, slots=True)
 class LearnedCost:
-    """Learns from the segments that have ended.
+    """Learns from the segments that have ended, and from what the problem states of its cost.
 
     Args:
         confidence: The probability that `upper_s` is not exceeded.
@@ -127,6 +171,26 @@ class LearnedCost:
             return CostPrediction(fitted.quantile(u, steps, 0.5), fitted.quantile(u, steps, self.confidence), fitted.n)
 
         return predict
+
+
+def cost_model(problem: Problem, confidence: float) -> CostModel:
+    """The model of what a problem states of its cost: a function that is known, else one that learns.
+
+    Args:
+        problem: Its `cost` is looked at.
+        confidence: The probability that a learned upper bound is not exceeded.
+
+    Raises:
+        ProblemError: If the problem names a function that cannot be loaded.
+    """
+    cost = problem.cost
+    if cost is None or isinstance(cost, CostPrior):
+        return LearnedCost(confidence)
+    if not isinstance(cost, str):
+        return KnownCost(cost)
+    if is_address(cost):
+        return KnownCost(load_function(cost, problem.root))
+    return KnownCost(FormulaSeconds(cost, problem.space))
 
 
 def predictor(model: CostModel, study: Study) -> Predictor:
@@ -205,44 +269,100 @@ class FittedCost:
 
 
 class Features:
-    """`phi`: from unit points (m x d) to features (m x p), the first of which is 1."""
+    """`phi`: from unit points (m x d) to features (m x p), the first of which is 1.
 
-    def __init__(self, space: Space) -> None:
+    Args:
+        shape: A formula that cost may follow; its logarithm is the last feature.
+    """
+
+    def __init__(self, space: Space, shape: Shape | None = None) -> None:
         levels = space.levels
         self.categorical = tuple(i for i in space.categorical_dims if levels[i] != 1)
         self.ordered = tuple(i for i in range(space.dim) if levels[i] != 1 and i not in self.categorical)
         self.levels = {i: (np.arange(levels[i] or 0) + 0.5) / (levels[i] or 1) for i in self.categorical}
+        self.shape = shape
+        # Centred, so that it does not shift the intercept.
+        points = np.random.default_rng(0).random((_CENTRING, space.dim))
+        self.centre = 0.0 if shape is None else float(np.mean(shape.log(np.stack([space.snap(u) for u in points]))))
+        self.size = 1 + 2 * len(self.ordered) + sum(map(len, self.levels.values())) + (shape is not None)
 
     def __call__(self, U: Array) -> Array:
         """The features of unit points."""
         x = U[:, self.ordered] - 0.5
         one_hot = [(np.abs(U[:, [i]] - self.levels[i]) < 1e-9).astype(np.float64) for i in self.categorical]
+        shape = [] if self.shape is None else [self.shape.log(U)[:, None] - self.centre]
         # A square's mean over the cube is taken off, so that it does not shift the intercept.
-        return np.hstack([np.ones((len(U), 1)), x, 4 * (x**2 - 1 / 12), *one_hot])
+        return np.hstack([np.ones((len(U), 1)), x, 4 * (x**2 - 1 / 12), *one_hot, *shape])
 
     def prior_sd(self) -> Array:
-        """The standard deviation of each weight but the first, in units of tau; shape (p - 1,)."""
+        """The standard deviation of each weight but the first and the shape's, in units of tau; shape (q,)."""
         d, one_hots = len(self.ordered), sum(map(len, self.levels.values()))
         sd = np.concatenate([np.ones(d), np.full(d, _SQUARES / 4), np.full(one_hots, 0.5)])
         # In many dimensions each matters less: the range over the whole cube stays about exp(tau).
         return sd * math.sqrt(min(1.0, _FULL_DIMS / max(1, d + len(self.levels))))
 
 
+@dataclass(frozen=True, slots=True)
+class _Setting:
+    """A prior of the regression, `w ~ N(mean, diag(sd)^2)`, its weight, and the intercept's level if it is stated."""
+
+    weight: float
+    mean: Array  # p
+    sd: Array  # p
+    level: float | None = None
+
+
+def _settings(features: Features, problem: Problem) -> list[_Setting]:
+    """The priors of the grid: for each tau without what is stated, and for each tau with it."""
+    stated = problem.cost if isinstance(problem.cost, CostPrior) else None
+    space, unscaled = problem.space, features.prior_sd()
+    nothing = np.zeros(features.size)
+    shape_sd = [] if features.shape is None else [_UNUSED_SD]
+    doubt = 1.0 if stated is None else 1.0 - _BELIEF
+    found = [
+        _Setting(doubt * weight / sum(_TAU_PRIOR), nothing, np.concatenate([[_INTERCEPT_SD], tau * unscaled, shape_sd]))
+        for tau, weight in zip(_TAU, _TAU_PRIOR, strict=True)
+    ]
+    if stated is None:
+        return found
+    taus, weights = (_TAU, _TAU_PRIOR) if stated.like is None else (_LIKE_TAU, _LIKE_TAU_PRIOR)
+    typical = stated.typical_s is not None
+    rest = (stated.typical_s or 0.0) - (stated.startup_s or 0.0)
+    level = math.log(max(rest, 0.05 * (stated.typical_s or 0.0)) / problem.steps) if typical else None
+    for tau, weight in zip(taus, weights, strict=True):
+        mean = np.zeros(features.size)
+        sd = np.concatenate([[_TYPICAL_SD if typical else _INTERCEPT_SD], tau * unscaled, shape_sd])
+        for name in stated.grows_with:
+            if (sign := growth(space, name)) and (dim := space.names.index(name)) in features.ordered:
+                column = 1 + features.ordered.index(dim)
+                mean[column], sd[column] = sign * _GROWTH[0] * tau, _GROWTH[1] * tau
+        if stated.like is not None:
+            mean[-1], sd[-1] = 1.0, _LIKE_SD
+        found.append(_Setting(_BELIEF * weight / sum(weights), mean, sd, level))
+    return found
+
+
 def fit_cost(study: Study) -> FittedCost | None:
-    """The cost model of all ended segments; None if there is nothing to learn from."""
-    data = _segments(study)
-    if data is None or data.at_least.all():
+    """The cost model of all ended segments and what the problem states; None if there is nothing to learn from."""
+    problem, data = study.problem, _segments(study)
+    stated = problem.cost if isinstance(problem.cost, CostPrior) else None
+    if data is None and (stated is None or stated.typical_s is None):
+        return None
+    like = None if stated is None or stated.like is None else step_formula(stated.like, problem.space)
+    features = Features(problem.space, None if like is None else Shape(like, problem.space))
+    settings = _settings(features, problem)
+    startup_s = None if stated is None else stated.startup_s
+    if data is None:
+        return FittedCost(features, _prior(settings, startup_s or 0.0), 0)
+    if data.at_least.all():
         # Lower bounds alone have no upper side; the longest of them is still the best that is known.
-        if data is None:
-            return None
         data = _Segments(data.U, data.steps, 2 * data.seconds, np.zeros(len(data.steps), dtype=bool))
-    features = Features(study.problem.space)
     phi = features(data.U)
     seconds = data.seconds.copy()
-    components = _posterior(features, phi, data.steps, seconds)
+    components = _posterior(settings, startup_s, phi, data.steps, seconds)
     for _ in range(_EM_ROUNDS if data.at_least.any() else 0):
         seconds[data.at_least] = _beyond(components, phi, data)
-        components = _posterior(features, phi, data.steps, seconds)
+        components = _posterior(settings, startup_s, phi, data.steps, seconds)
     return FittedCost(features, components, len(data.steps))
 
 
@@ -278,36 +398,65 @@ def _unfinished(started: Started, ended: Ended, reached: int) -> tuple[float, fl
     return min(wanted, reached - started.start + 0.5), seconds, False
 
 
-def _posterior(features: Features, phi: Array, steps: Array, seconds: Array) -> list[Component]:
-    """The grid of start-up, tau and sigma, with the weight and the regression of each setting."""
+def _prior(settings: list[_Setting], startup_s: float) -> list[Component]:
+    """The components before any segment has ended: those of which the level is stated."""
+    found = []
+    for setting in settings:
+        if setting.level is not None:
+            mean = setting.mean.copy()
+            mean[0] += setting.level
+            found += [
+                Component(setting.weight * weight, startup_s, sigma, mean, np.eye(len(mean)), setting.sd**2)
+                for sigma, weight in zip(_SIGMA, _SIGMA_PRIOR, strict=True)
+            ]
+    total = sum(c.weight for c in found)
+    return [replace(c, weight=c.weight / total) for c in found]
+
+
+def _startups(stated_s: float | None, shortest: float) -> list[tuple[float, float, float]]:
+    """Start-up costs in seconds, their prior weights, and what the change of variables adds for each."""
+    total = sum(_STARTUP_PRIOR)
+    doubt = 1.0 if stated_s is None else 1.0 - _BELIEF
+    # One segment's worth of the change of variables is used up by the start-up cost itself, which is
+    # measured in shares of the cheapest segment.
+    found = [
+        (share * shortest, doubt * weight / total, math.log(1 - share))
+        for share, weight in zip(_STARTUP, _STARTUP_PRIOR, strict=True)
+    ]
+    if stated_s is not None:
+        # More than the cheapest segment took altogether cannot be; data win.
+        found.append((min(stated_s, _STARTUP[-1] * shortest), _BELIEF, 0.0))
+    return found
+
+
+def _posterior(
+    settings: list[_Setting], startup_s: float | None, phi: Array, steps: Array, seconds: Array
+) -> list[Component]:
+    """The grid of priors, start-up and sigma, with the weight and the regression of each."""
     n = len(phi)
-    sd = features.prior_sd()
-    shortest = float(seconds.min())
     scored: list[tuple[float, Component]] = []
-    for tau, tau_prior in zip(_TAU, _TAU_PRIOR, strict=True):
-        prior = np.concatenate([[_INTERCEPT_SD], tau * sd])
-        scaled = phi * prior  # n x p
+    for setting in settings:
+        scaled = phi * setting.sd  # n x p
         values, vectors = np.linalg.eigh(scaled.T @ scaled)  # p, p x p
         values = np.maximum(values, 0.0)
-        basis = prior[:, None] * vectors
-        for share, share_prior in zip(_STARTUP, _STARTUP_PRIOR, strict=True):
-            rest = seconds - share * shortest
-            y = np.log(rest / steps)
-            level = float(np.median(y))
+        basis = setting.sd[:, None] * vectors
+        for startup, startup_prior, jacobian in _startups(startup_s, float(seconds.min())):
+            rest = seconds - startup
+            y = np.log(rest / steps) - phi @ setting.mean
+            level = float(np.median(y)) if setting.level is None else setting.level
             y = y - level
             z = vectors.T @ (scaled.T @ y)  # p
-            # A change of variables from log rest to seconds; one segment's worth of it is used up
-            # by the start-up cost itself, which is measured in shares of the cheapest segment.
-            jacobian = math.log(1 - share) - float(np.log(rest / seconds).sum())
+            # A change of variables from log rest to seconds.
+            log_prior = jacobian - float(np.log(rest / seconds).sum()) + math.log(setting.weight * startup_prior)
             for sigma, sigma_prior in zip(_SIGMA, _SIGMA_PRIOR, strict=True):
                 posterior = 1 / (values + sigma**2)  # p
-                mean = basis @ (posterior * z)
+                mean = setting.mean + basis @ (posterior * z)
                 misfit = (y @ y - z @ (posterior * z)) / sigma**2
                 log_det = float(np.log1p(values / sigma**2).sum()) + 2 * n * math.log(sigma)
-                score = jacobian - 0.5 * (misfit + log_det) + math.log(tau_prior * share_prior * sigma_prior)
+                score = log_prior - 0.5 * (misfit + log_det) + math.log(sigma_prior)
                 mean[0] += level
                 variance = sigma**2 * posterior
-                scored.append((float(score), Component(0.0, share * shortest, sigma, mean, basis, variance)))
+                scored.append((float(score), Component(0.0, startup, sigma, mean, basis, variance)))
     best = max(score for score, _ in scored)
     kept = [(w, c) for score, c in scored if (w := math.exp(score - best)) > _NEGLIGIBLE]
     total = sum(w for w, _ in kept)

@@ -42,7 +42,7 @@ from frugalbo.acquisition.hard_budget import HardBudget
 from frugalbo.acquisition.log_cost import learned_log_cost, regressed_cost
 from frugalbo.acquisition.registry import ACQUISITIONS, SLATES, Chosen, Situation, choose, choose_slate
 from frugalbo.budget.afford import seconds_left
-from frugalbo.budget.cost import CostModel, FittedCost, LearnedCost, fit_cost
+from frugalbo.budget.cost import CostModel, FittedCost, KnownCost, LearnedCost, cost_model, fit_cost
 from frugalbo.budget.worth import MinGain
 from frugalbo.errors import FrugalWarning
 from frugalbo.models.feasibility import FeasibilityGP
@@ -77,7 +77,7 @@ class BayesianProposer:
     Args:
         method: An acquisition of `frugalbo.acquisition.registry`.
         alpha: How much cost counts for `"bo"`, in [0, 1]; `"cooling"` is the share of the budget that is left.
-        cost: What is known of costs.
+        cost: What is known of costs; by default what the problem states, else learned.
         initial: Trials before the model is asked; by default `initial_trials(problem)`.
         hard_budget: Whether what is left of the budget counts.
         min_gain: The price at which nothing is worth suggesting any more; suggestions say so.
@@ -101,7 +101,7 @@ class BayesianProposer:
         self.seed = seed
         self.method = method
         self.alpha = alpha
-        self.cost: CostModel = cost or LearnedCost(confidence=_CONFIDENCE)
+        self.cost = cost
         self.initial = initial
         self.hard_budget = hard_budget
         self.min_gain = min_gain
@@ -200,11 +200,14 @@ class BayesianProposer:
     def _cost(self, study: Study, points: Points) -> tuple[FittedCost, float] | None:
         """The model of the seconds of a trial, and its steps for it; None while nothing is known."""
         space, steps = study.problem.space, study.problem.steps
-        if isinstance(self.cost, LearnedCost):
+        cost = self.cost or cost_model(study.problem, _CONFIDENCE)
+        if isinstance(cost, LearnedCost):
             fitted = fit_cost(study)
             return None if fitted is None else (fitted, float(steps))
+        if isinstance(cost, KnownCost) and (fitted := cost.fitted(study.problem)) is not None:
+            return fitted, 1.0
         U = points.snap(np.random.default_rng(self.seed).random((128, space.dim)))
-        predictions = [self.cost.predict(study, space.decode(u), 0, steps) for u in U]
+        predictions = [cost.predict(study, space.decode(u), 0, steps) for u in U]
         medians = [p.median_s for p in predictions if p is not None]
         if len(medians) < len(U):
             return None

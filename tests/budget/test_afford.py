@@ -95,9 +95,14 @@ def test_what_others_hold_is_not_left():
         (3, 46.0, 50.0 / 0.9),  # its upper cost is below two and a half medians
         (3, 24.0, 30.0),  # two and a half medians of 12 s are more than a quarter of 100 s
         (4, 2.0, 50.0 / 0.9),  # enough is known
-        (0, 2.0, 50.0 / 0.9),  # the user's own function
+        (0, 2.0, 25.0),  # stated, give or take, and nothing seen yet
     ],
 )
 def test_while_little_is_known_a_segment_may_take_a_share_only(n, median, cap):
     found = quote(_balance(device_seconds=200), SLOT, CostPrediction(median, 100.0, n))
     assert found.cap_s == pytest.approx(cap)
+
+
+def test_a_cost_function_of_the_users_is_taken_as_it_is_from_the_first_segment():
+    found = quote(_balance(device_seconds=200), SLOT, CostPrediction(2.0, 100.0, 0, is_certain=True))
+    assert found.cap_s == pytest.approx(50.0 / 0.9)
