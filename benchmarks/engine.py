@@ -1,11 +1,11 @@
-"""The default engine on functions with known optima, and how fast it suggests.
+"""The default engine on functions with known optima.
 
     python benchmarks/engine.py [--only NAME ...] [--methods ...] [--seeds N] [--out FILE]
-    python benchmarks/engine.py --speed [--ax]
 
 Races on `hartmann6`, `branin`, `levy4` and `ridge` with a budget of 30 evaluations, where nothing
-has a price; races under a budget of seconds are in `race.py`. Regret is `(loss - best) / (median -
-best)` of the best configuration so far, at 10, 30 and 100 % of the budget, 1 while there is none.
+has a price; races under a budget of seconds are in `race.py`, timings in `speed.py`. Regret is
+`(loss - best) / (median - best)` of the best configuration so far, at 10, 30 and 100 % of the
+budget, 1 while there is none.
 
 A record is a JSON object in a line: settings, versions, and for each race and method the regret of
 every seed. Records from before `race.py` was there also hold races on eight tables.
@@ -32,7 +32,7 @@ sys.path.insert(0, str(Path(__file__).parents[1]))
 
 import numpy as np
 
-from benchmarks.peers import AxPeer, Peer, make_peer
+from benchmarks.peers import Peer, make_peer
 from frugalbo.budget.amounts import Budget, Cost
 from frugalbo.budget.ledger import Ledger
 from frugalbo.problem import Minimize, Problem
@@ -194,40 +194,6 @@ def proposer(method: str, problem: Problem, seed: int) -> Proposer:
     return FromPeer(make_peer(method, problem.space, seed))
 
 
-def speed(methods: list[str]) -> dict[str, dict[str, dict[str, float]]]:
-    """Median seconds of a suggestion in 7 dimensions, one thread, by the number of observations.
-
-    Wall time, and the processor's, which does not depend on who else uses the machine.
-    """
-    import torch
-
-    torch.set_num_threads(1)
-    space = Space({f"x{i}": Float(0, 1) for i in range(7)})
-    found: dict[str, dict[str, dict[str, float]]] = {}
-    for method in methods:
-        found[method] = {}
-        for n in (5, 20, 100, 300):
-            problem = Race("speed", space, lambda _: 0.0, 0, 1).problem()
-            study, rng = Study(problem, Ledger(Budget(device_seconds=1e6))), np.random.default_rng(0)
-            asked = proposer(method, problem, 0)
-            for _ in range(n):
-                params = space.sample(rng)
-                x = np.array(list(params.values()), dtype=float)
-                loss = float(((x - 0.4) ** 2).sum() + 0.3 * np.sin(9 * x[0] * x[1]))
-                _record(study, params, {}, loss, seconds=1.0 + float(x[2]))
-                if isinstance(asked, FromPeer) and isinstance(asked.peer, AxPeer):
-                    asked.peer.attach(params, loss)
-            times: list[tuple[float, float]] = []
-            for _ in range(3 if method == "ax" else 9):
-                began = time.perf_counter(), time.process_time()
-                asked.propose(study, 1)
-                times.append((time.perf_counter() - began[0], time.process_time() - began[1]))
-            wall, cpu = np.median(times[1:], axis=0)
-            found[method][str(n)] = {"wall_s": round(float(wall), 4), "cpu_s": round(float(cpu), 4)}
-        print(f"{method:8}", found[method], flush=True)
-    return found
-
-
 def main() -> None:
     """Run the races that were asked for, print a table, append a record."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
@@ -235,7 +201,6 @@ def main() -> None:
     parser.add_argument("--methods", nargs="*", default=["random", "sobol", "bo"])
     parser.add_argument("--ax", action="store_true", help="Ax's default, too; slow")
     parser.add_argument("--seeds", type=int, default=10)
-    parser.add_argument("--speed", action="store_true", help="time suggestions instead of racing")
     parser.add_argument("--out", type=Path)
     args = parser.parse_args()
     warnings.filterwarnings("ignore", category=DeprecationWarning)
@@ -247,11 +212,8 @@ def main() -> None:
         "versions": {k: importlib.metadata.version(k) for k in ("frugalbo", "torch", "botorch", "ax-platform")},
         "seeds": args.seeds,
     }
-    if args.speed:
-        record["seconds_per_suggestion_7d"] = speed(["bo", *(["ax"] if args.ax else [])])
-    else:
-        record["regret_at"] = SHARES
-        record["races"] = _race_all(args.only, methods, args.seeds)
+    record["regret_at"] = SHARES
+    record["races"] = _race_all(args.only, methods, args.seeds)
     if args.out:
         args.out.parent.mkdir(parents=True, exist_ok=True)
         with args.out.open("a") as file:

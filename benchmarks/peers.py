@@ -222,6 +222,17 @@ class OptunaPeer:
         """Pass a result on."""
         self._study.tell(key, loss)
 
+    def attach(self, params: Params, loss: float) -> None:
+        """A result that it did not ask for."""
+        from optuna.trial import create_trial  # pyright: ignore[reportMissingImports]
+
+        seen = {
+            name: p.values.index(params[name]) if isinstance(p, Choice) and p.ordered else params[name]
+            for name in self._distributions
+            for p in [self._space.parameters[name]]
+        }
+        self._study.add_trial(create_trial(params=seen, distributions=self._distributions, value=loss))
+
 
 class AxPeer:
     """Ax's service loop with its own choice of strategy."""

@@ -8,13 +8,13 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from benchmarks import peers, race, standings, tables
+from benchmarks import peers, race, speed, standings, tables
 from benchmarks.peers import Job
 from frugalbo.api import tune
 from frugalbo.budget.amounts import Budget
 from frugalbo.errors import ProblemError
 from frugalbo.executors.simulated import SimulatedExecutor
-from frugalbo.propose import make_proposer
+from frugalbo.propose import Suggestion, make_proposer
 from frugalbo.slot import Slot
 from frugalbo.study import Failure
 
@@ -357,3 +357,55 @@ def test_a_race_that_is_on_file_is_not_run_again(tmp_path, monkeypatch):
     monkeypatch.setattr(race, "version", lambda method: "other")
     race.run_missing(race.cells(["car"], ["random"], [1], 1, "means"), 1, out)
     assert ran[5:] == [("car", 0, "means")]
+
+
+# --- speed ---------------------------------------------------------------------------------------
+
+
+def test_timed_methods_see_what_was_known_and_what_came_of_their_suggestions(monkeypatch):
+    seen = []
+
+    class Proposer:
+        def propose(self, study, n):
+            assert n == 1
+            seen.append([study.value(t) for t in study.trials.values()])
+            return [Suggestion({f"x{i}": 0.25 for i in range(3)})]
+
+    monkeypatch.setattr(speed, "make_proposer", lambda *_, **__: Proposer())
+    ask = speed.asker("auto", 5, 3)
+    for _ in range(3):
+        ask()()
+    loss = speed.observe({f"x{i}": 0.25 for i in range(3)})[0]
+    # 3 * 0.15^2 + 0.3 sin(9 / 16)
+    assert loss == pytest.approx(0.0675 + 0.3 * math.sin(0.5625))
+    assert [len(values) for values in seen] == [5, 6, 7]
+    assert seen[2][5:] == [loss, loss]
+
+
+@pytest.mark.filterwarnings("ignore")
+@pytest.mark.parametrize("name", ["optuna-tpe", "optuna-gp"])
+def test_attached_results_count_as_a_peers_own(name):
+    if not peers.is_installed(name):
+        pytest.skip(f"{name} is not installed")
+    space = small(LOSSES, SECONDS).space
+    peer = peers.make_peer(name, space, seed=3)
+    for width, kind, loss in ((1, "a", 3.0), (4, "b", 1.0)):
+        peer.attach({"width": width, "kind": kind}, loss)
+    assert len(peer._study.trials) == 2
+    assert peer._study.best_trial.value == 1.0
+    assert peers._valued(space, peer._study.best_params) == {"width": 4, "kind": "b"}
+
+
+def test_the_speed_table_holds_medians_and_ratios():
+    found = {
+        "20": {
+            "auto": {"wall_s": [1, 9, 2], "cpu_s": [0.5, 1, 1.5], "memory_bytes": 3e6},
+            "ax": {"wall_s": [5, 5, 5], "cpu_s": [4, 3, 5], "memory_bytes": 1e6},
+            "optuna-gp": {"failed": "too slow"},
+        }
+    }
+    lines = speed.table(found).splitlines()
+    assert "| auto | 2.000, 1.000, 3 |" in lines
+    assert "| optuna-gp | no answer |" in lines
+    assert "| auto | 0.25 |" in lines  # of Ax's
+    assert "| auto |  |" in lines  # of nobody's
