@@ -172,22 +172,24 @@ def _negative_log_posterior(theta: Array, task: _Task) -> tuple[float, Array, fl
     n, d = len(task.y), len(task.D)
     noise = math.exp(theta[-1])
     flat, pull_back = _covariance(theta, task)
-    K = flat.reshape(n, n)
-    K.flat[:: n + 1] += noise
+    flat[:: n + 1] += noise
+    K = flat.reshape(n, n).T  # symmetric; in the order that LAPACK takes without a copy
     L, info = lapack.dpotrf(K, lower=1, clean=1, overwrite_a=1)  # type: ignore[attr-defined]
     if info != 0:
         return 1e30, np.zeros_like(theta), 0.0
     log_det = 2 * float(np.log(np.diag(L)).sum())
-    inverse, _ = lapack.dpotri(L, lower=1)  # type: ignore[attr-defined]
-    inverse = np.tril(inverse) + np.tril(inverse, -1).T
-    ones = inverse.sum(axis=1)
-    mean = float(ones @ task.y / ones.sum())
+    solved, _ = lapack.dpotrs(L, np.stack([task.y, np.ones(n)], axis=1), lower=1)  # type: ignore[attr-defined]
+    mean = float(solved[:, 0].sum() / solved[:, 1].sum())
     residual = task.y - mean
-    a = inverse @ residual
+    a = solved[:, 0] - mean * solved[:, 1]
     value = 0.5 * (float(residual @ a) + log_det + n * math.log(2 * math.pi))
-    # dL = 1/2 tr((a a' - K^-1) dK)
-    W = np.outer(a, a) - inverse
-    gradient = -0.5 * np.append(pull_back(W.ravel()), noise * float(np.trace(W)))
+    inverse, _ = lapack.dpotri(L, lower=1, overwrite_c=1)  # type: ignore[attr-defined]
+    # dL = 1/2 tr((a a' - K^-1) dK). Of the inverse there is the lower half; as dK is symmetric and, but
+    # for the noise, has a diagonal of zeros, that counts twice.
+    trace = float(a @ a) - float(np.trace(inverse))
+    inverse *= -2
+    inverse += np.outer(a, a)
+    gradient = -0.5 * np.append(pull_back(inverse.ravel(order="K")), noise * trace)
     # Log-normal priors of lengthscales and noise, as densities of the values, not of their logarithms.
     for at, (location, scale) in ((slice(0, d), task.prior), (slice(-1, None), NOISE_PRIOR)):
         z = (theta[at] - location) / scale
@@ -226,7 +228,14 @@ def _covariance(theta: Array, task: _Task) -> tuple[Array, Callable[[Array], Arr
 
 
 def _matern(square_distance: Array) -> tuple[Array, Array]:
-    """The Matern-5/2 correlation, and minus twice its derivative by the squared distance."""
-    r = np.sqrt(5 * square_distance)
-    decay = np.exp(-r)
-    return (1 + r + r * r / 3) * decay, 5 / 3 * (1 + r) * decay
+    """The Matern-5/2 correlation, and minus twice its derivative by the squared distance; takes its argument over."""
+    square_distance *= 5
+    slope = np.sqrt(square_distance)
+    decay = np.exp(-slope)
+    slope += 1
+    slope *= decay  # (1 + r) exp(-r)
+    square_distance *= decay
+    square_distance *= 1 / 3
+    square_distance += slope
+    slope *= 5 / 3
+    return square_distance, slope
