@@ -32,6 +32,9 @@ from frugalbo.parameter import (
 
 __all__ = ["Choice", "Fixed", "Float", "Int", "Parameter", "Params", "Space", "Value"]
 
+# So many points are remembered: of any study, at little more than 100 bytes and a few numbers each.
+_ENCODED_MOST = 20_000
+
 
 @dataclass(frozen=True)
 class Space:
@@ -52,6 +55,7 @@ class Space:
     constraints: Sequence[str] = ()
     _compiled: tuple[Expression, ...] = field(init=False, repr=False, compare=False)
     _order: tuple[str, ...] = field(init=False, repr=False, compare=False)
+    _encoded: dict[Any, NDArray[np.float64]] = field(default_factory=dict, init=False, repr=False, compare=False)
 
     def __post_init__(self) -> None:
         if not isinstance(self.parameters, Mapping):
@@ -115,6 +119,20 @@ class Space:
         Raises:
             SpaceError: If a parameter is missing, unknown, absent by its condition, or out of bounds.
         """
+        # A study's trials are encoded again for each suggestion. 1, 1.0 and True are equal but not the same.
+        key = (tuple(params.items()), tuple(map(type, params.values())))
+        try:
+            known = self._encoded.get(key)
+        except TypeError:  # a value without a hash, such as a list
+            return self._encode(params)
+        if known is None:
+            known = self._encode(params)
+            if len(self._encoded) >= _ENCODED_MOST:
+                self._encoded.clear()
+            self._encoded[key] = known
+        return known.copy()
+
+    def _encode(self, params: Mapping[str, Any]) -> NDArray[np.float64]:
         self.check(params)
         u = np.full(self.dim, 0.5)
         for i, name in enumerate(self.names):

@@ -351,3 +351,19 @@ def test_choices_among_the_same_values_are_found():
         }
     )
     assert space.repeated_dims == ((0, 3, 8), (2, 5))
+
+
+def test_a_point_that_is_encoded_twice_is_the_same_and_the_callers_own():
+    space = Space({"x": Float(0, 1), "n": Choice([1, 2]), "b": Choice([True, "no"])})
+    params = {"x": 0.25, "n": 1, "b": True}
+    first = space.encode(params)
+    first[:] = 9.0
+    assert space.encode(params).tolist() == [0.25, 0.25, 0.25]
+    params["x"] = 0.5
+    assert space.encode(params).tolist() == [0.5, 0.25, 0.25]
+    # Equal for a dictionary, but 1 is not True.
+    with pytest.raises(SpaceError, match="'b'"):
+        space.encode({"x": 0.5, "n": 1, "b": 1})
+    with pytest.raises(SpaceError, match="'n'"):
+        space.encode({"x": 0.5, "n": [1], "b": True})
+    assert space == Space({"x": Float(0, 1), "n": Choice([1, 2]), "b": Choice([True, "no"])})
