@@ -12,8 +12,10 @@ With `f(x) ~ N(m, s^2)`, `EI = s h(u)` for `u = (m - g) / s` and `h(u) = phi(u) 
 
     g = m - s u,      log h(u) = log lambda + log c(x) - log s
 
-and `u` depends on the right side alone. It is found by bisection, and its gradient by the implicit
-function theorem, `du = d(right side) / (log h)'(u)`, with `(log h)' = Phi / h`.
+and `u` depends on the right side alone. It is found by Newton's method, and its gradient by the implicit
+function theorem, `du = d(right side) / (log h)'(u)`, with `(log h)' = Phi / h`. `log h` is concave
+and rises, so that from the left of the root the steps come nearer and never pass it. (The source
+bisects. That takes 100 evaluations; this takes 3 to 8.)
 
 | cost | what stands for c(x) |
 |---|---|
@@ -37,12 +39,14 @@ from torch import Tensor
 from torch.special import log_ndtr
 
 from frugalbo.acquisition.hard_budget import HardBudget
+from frugalbo.acquisition.log_ei_per_cost import moments
 from frugalbo.models.feasibility import FeasibilityGP
 
 LAMBDA_START = 0.1  # as published for PBGI-D, with a prior of variance 1 and costs of about 1
 LAMBDA_LEAST = 1e-9
-_LOWEST = -1e8  # of u; log h is -5e15 there
-_BISECTIONS = 100
+_NEWTON_STEPS = 30
+_LARGEST = 690.0  # of log h: exp of a little more overflows
+_FAR_LEFT = -1e4
 
 
 class GittinsIndex(AnalyticAcquisitionFunction):
@@ -83,7 +87,7 @@ class GittinsIndex(AnalyticAcquisitionFunction):
     @t_batch_mode_transform(expected_q=1)  # type: ignore[arg-type]
     def forward(self, X: Tensor) -> Tensor:  # pyright: ignore[reportIncompatibleMethodOverride]
         """Evaluate at points `X` of shape b x 1 x d; returns shape b, in the units of the objective."""
-        mean, sd = self._mean_and_sigma(X)  # each ... x 1
+        mean, sd = moments(self, X) or self._mean_and_sigma(X)  # each ... x 1
         assert sd is not None
         mean, sd = mean.squeeze(-1), sd.squeeze(-1)  # ... x 1 -> ...
         u = inverse_log_h(math.log(self.price) + self.log_expected_cost(X) - sd.log())
@@ -106,22 +110,27 @@ class _InverseLogH(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx: torch.autograd.function.FunctionCtx, y: Tensor) -> Tensor:
-        # h(u) > u, so u < exp(y); and log h(u) <= log phi(u) for u < 0, so -u < sqrt(-2 y) there.
-        high = y.clamp(max=700.0).exp()
-        low = -(2 * (-y).clamp_min(0.0)).sqrt() - 1.0
-        high = torch.minimum(high, torch.full_like(high, 1e300))
-        for _ in range(_BISECTIONS):
-            middle = 0.5 * (low + high)
-            above = log_h(middle) > y
-            high, low = torch.where(above, middle, high), torch.where(above, low, middle)
-        u = 0.5 * (low + high)
+        # From the left: log h(u) <= log phi(u) for u < 0, and h(u) <= u + phi(0) for u > 0.
+        y = y.clamp(max=_LARGEST)
+        u = torch.maximum(-(2 * (-y).clamp_min(0.0)).sqrt() - 1.0, y.exp() - 0.4)
+        for _ in range(_NEWTON_STEPS):
+            h = log_h(u)
+            step = (y - h) * _inverse_slope(u, h)
+            u = u + step
+            if bool((step.abs() <= 1e-13 * u.abs().clamp_min(1.0)).all()):
+                break
         ctx.save_for_backward(u, y)
         return u
 
     @staticmethod
     def backward(ctx: torch.autograd.function.FunctionCtx, *grads: Tensor) -> Tensor:
         u, y = ctx.saved_tensors  # type: ignore[attr-defined]
-        return grads[0] * (y - log_ndtr(u)).exp()  # 1 / (log h)' = h / Phi
+        return grads[0] * _inverse_slope(u, y)
+
+
+def _inverse_slope(u: Tensor, log_h: Tensor) -> Tensor:
+    """`1 / (log h)' = h / Phi`; far to the left, where the two logarithms agree in all digits, `-1 / u`."""
+    return torch.where(u < _FAR_LEFT, -1 / u, (log_h - log_ndtr(u)).exp())
 
 
 def inverse_log_h(y: Tensor) -> Tensor:

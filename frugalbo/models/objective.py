@@ -120,14 +120,18 @@ class ObjectiveGP(SingleTaskGP):
         if not short or posterior_transform is not None or self.train_targets.ndim != 1:
             return super().posterior(X, output_indices, observation_noise, posterior_transform)
         self.eval()
+        mean, variance = self.moments(X)
+        covariance = DenseLinearOperator(variance.reshape(*X.shape[:-1], 1))
+        return GPyTorchPosterior(MultivariateNormal(mean.reshape(X.shape[:-1]), covariance))
+
+    def moments(self, X: Tensor) -> tuple[Tensor, Tensor]:
+        """Mean and variance at single points, ... x 1 x d, each of shape ...; `posterior` without its wrapping."""
         L, a = self.factor()
         k = self.covar_module.forward(X.reshape(-1, X.shape[-1]), self.train_inputs[0])  # b x n
         mean = self.level + k @ a
         half = torch.linalg.solve_triangular(L, k.transpose(-1, -2), upper=False)  # n x b
         variance = (1 - (half * half).sum(0)).clamp_min(1e-10)
-        shape = X.shape[:-1]
-        covariance = DenseLinearOperator(variance.reshape(*shape, 1))
-        return GPyTorchPosterior(MultivariateNormal(mean.reshape(shape), covariance))
+        return mean.reshape(X.shape[:-2]), variance.reshape(X.shape[:-2])
 
     def condition_on_observations(self, X: Tensor, Y: Tensor, **kwargs: Any) -> ObjectiveGP:  # noqa: ANN401 - GPyTorch's
         """The model with more observations."""
