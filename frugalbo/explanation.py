@@ -50,7 +50,8 @@ def in_words(why: Mapping[str, Any], metric: str) -> list[str]:
         said.append(f"From the failures so far, it was given a chance of {why['success']:.0%} to run at all.")
     if "observed" in why:
         pending = f", with {why['pending']} more under way" if why.get("pending") else ""
-        said.append(f"The model knew {why['observed']} results{pending}.")
+        of = f" and was of {why['model_of']} of them" if "model_of" in why else ""
+        said.append(f"The model knew {why['observed']} results{pending}{of}.")
     if why.get("passed_over"):
         said.append(f"{why['passed_over']} suggestions before it would have cost more than was left.")
     return said

@@ -15,6 +15,9 @@ By default (`method="bo"`) it is the configuration with the best chance of impro
 * `left` is what the budget of time or money leaves for one more trial. Of what is more likely than
   not to cost more, nothing is suggested, unless there is nothing else.
 
+The model is of all observations up to `MODEL_OF`, and of a subset of more (`frugalbo.propose.local`);
+`why` then says of how many, as `model_of`.
+
 Other methods are other acquisitions (`frugalbo.acquisition.registry`), with the same two chances.
 `why` says what was predicted; all of it but `seconds` is a function of study and seed.
 """
@@ -51,6 +54,7 @@ from frugalbo.models.objective import Objective, fit_objective
 from frugalbo.propose import initial_trials
 from frugalbo.propose.base import Suggestion
 from frugalbo.propose.evidence import Evidence
+from frugalbo.propose.local import CENTRES, nearest_and_spread, subset
 from frugalbo.propose.maximise import Allowed, Found, best_new, make_pool, maximise
 from frugalbo.propose.points import Points
 from frugalbo.propose.sobol import SobolProposer
@@ -66,6 +70,8 @@ _DISTANCE = 1e-3
 _DISTANCE_PENDING = 2e-2
 _CONFIDENCE = 0.995  # of what earlier suggestions of a batch will hold
 _LEAST_S = 1e-6
+MODEL_OF = 400
+_COARSE = 80  # observations that the lengthscales for the choice of a subset are fitted to
 _PRICED = ("device_seconds", "dollars", "wall_seconds")
 # Arithmetic that a study can make fail; anything else is a mistake of ours and not caught.
 _FAILURES = (torch.linalg.LinAlgError, np.linalg.LinAlgError, NanError, NotPSDError)  # type: ignore[attr-defined]
@@ -81,6 +87,7 @@ class BayesianProposer:
         initial: Trials before the model is asked; by default `initial_trials(problem)`.
         hard_budget: Whether what is left of the budget counts.
         min_gain: The price at which nothing is worth suggesting any more; suggestions say so.
+        model_of: The most observations that a model is of; of more, a subset is chosen.
     """
 
     def __init__(
@@ -93,11 +100,14 @@ class BayesianProposer:
         initial: int | None = None,
         hard_budget: bool = True,
         min_gain: MinGain | None = None,
+        model_of: int = MODEL_OF,
     ) -> None:
         if method not in ACQUISITIONS:
             raise ValueError(f"expected an acquisition, one of {', '.join(ACQUISITIONS)}; got {method!r}")
         if alpha != "cooling" and not 0 <= alpha <= 1:
             raise ValueError(f"expected alpha in [0, 1] or 'cooling', got {alpha!r}")
+        if model_of < _COARSE:
+            raise ValueError(f"expected a model of at least {_COARSE} observations, got {model_of!r}")
         self.seed = seed
         self.method = method
         self.alpha = alpha
@@ -105,6 +115,7 @@ class BayesianProposer:
         self.initial = initial
         self.hard_budget = hard_budget
         self.min_gain = min_gain
+        self.model_of = model_of
         self._sobol = SobolProposer(seed=seed)
 
     def propose(self, study: Study, n: int) -> Sequence[Suggestion]:
@@ -160,6 +171,8 @@ class BayesianProposer:
             params = space.decode(best.u)
             why = {"method": self.method, "trial": i, **_explain(study, situation, best.u), **chosen.why}
             why |= {"value": best.value, "observed": len(evidence.losses), "pending": len(pending)}
+            if (model_of := len(model.objective.model.train_targets)) < len(evidence.losses):
+                why["model_of"] = model_of
             why["seconds"] = round(time.perf_counter() - started, 4)
             started = time.perf_counter()
             if worth is not None and not not_worth:
@@ -181,14 +194,17 @@ class BayesianProposer:
 
     def _fit(self, study: Study, evidence: Evidence) -> _Fitted:
         space, points = study.problem.space, evidence.points
-        categorical = space.categorical_dims
         groups = [Group(dims, space.levels[dims[0]] or 0) for dims in space.repeated_dims]
-        objective = fit_objective(evidence.X, evidence.losses, categorical, points.searched, groups)
+        categorical = space.categorical_dims
+        rows = self._rows(evidence, categorical)
+        objective = fit_objective(evidence.X[rows], evidence.losses[rows], categorical, points.searched, groups)
         if objective.fit.problem:
             raise np.linalg.LinAlgError(objective.fit.problem)
         feasibility = None
         if not all(evidence.ran):
-            feasibility = FeasibilityGP(evidence.ran_at, evidence.ran, categorical, points.searched)
+            near = nearest_and_spread(evidence.ran_at, evidence.best(CENTRES), self.model_of)
+            ran = [evidence.ran[i] for i in near]
+            feasibility = FeasibilityGP(evidence.ran_at[near], ran, categorical, points.searched)
         alpha = _share_left(study) if self.alpha == "cooling" else float(self.alpha)
         if self.method != "bo":
             alpha = 0.0
@@ -196,6 +212,15 @@ class BayesianProposer:
         limited = self.hard_budget and math.isfinite(seconds_left(study))
         wanted = alpha > 0 or self.method == "pbgi" or timed or limited
         return _Fitted(objective, feasibility, self._cost(study, points) if wanted else None, alpha)
+
+    def _rows(self, evidence: Evidence, categorical: tuple[int, ...]) -> NDArray[np.intp]:
+        """The observations that the model is of."""
+        X, losses = evidence.X, evidence.losses
+        if len(X) <= self.model_of:
+            return np.arange(len(X))
+        rows = subset(X, losses, np.ones(X.shape[1]), categorical, _COARSE)
+        coarse = fit_objective(X[rows], losses[rows], categorical, evidence.points.searched)
+        return subset(X, losses, coarse.fit.lengthscales, categorical, self.model_of)
 
     def _cost(self, study: Study, points: Points) -> tuple[FittedCost, float] | None:
         """The model of the seconds of a trial, and its steps for it; None while nothing is known."""

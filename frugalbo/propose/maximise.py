@@ -87,9 +87,9 @@ def best_new(
     problem: str = "",
 ) -> Found | None:
     """Of points `U` (m x d) the one with the largest finite `value` (m) that is new and allowed; see `maximise`."""
-    # Only the best few hundred are worth the comparison with everything tried.
+    # Only the best few are worth the comparison with everything tried.
     order = np.argsort(np.where(np.isfinite(value), -value, np.inf), kind="stable")
-    for block in np.array_split(order, max(1, len(order) // 256)):
+    for block in np.array_split(order, max(1, len(order) // 32)):
         good = np.isfinite(value[block]) & points.new(U[block], tried, distance)
         if allowed is not None:
             good &= allowed(U[block])

@@ -19,6 +19,7 @@ Array = NDArray[np.float64]
 _TABLE = 4096  # longer integer ranges are computed value by value
 _FEW = 24  # dimensions with at most so many values have all of them as neighbours
 _SAME = 1e-9
+_BLOCK = 512  # of tried points that are compared at once
 
 
 class Points:
@@ -74,11 +75,13 @@ class Points:
 
     def new(self, U: Array, tried: Array, distance: Array) -> NDArray[np.bool_]:
         """Which points differ from each of `tried` (n x d) in a discrete value, or by its `distance` (n) elsewhere."""
-        tolerance = np.full(U.shape[1], _SAME)
+        free = np.zeros(U.shape[1], dtype=bool)
+        free[self.continuous] = True
         fresh = np.ones(len(U), dtype=bool)
-        for v, far in zip(tried, distance, strict=True):
-            tolerance[self.continuous] = far
-            fresh &= (np.abs(U - v) > tolerance).any(axis=1)
+        for first in range(0, len(tried), _BLOCK):
+            block = slice(first, first + _BLOCK)
+            tolerance = np.where(free, distance[block, None], _SAME)  # t x d
+            fresh &= (np.abs(U[:, None] - tried[block]) > tolerance).any(axis=2).all(axis=1)
         return fresh
 
     def _other_units(self, i: int, unit: float) -> list[float]:
