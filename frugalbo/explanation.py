@@ -40,6 +40,8 @@ def in_words(why: Mapping[str, Any], metric: str) -> list[str]:
         return ["It was not chosen by a method of frugalbo, or none that said why."]
     chosen = _POINTS.get(str(why.get("point")), _METHODS.get(str(method), "chosen by its own rule"))
     said = [f"It was {chosen} (method {method})."]
+    if "because" in why:
+        said.append(f"That method was picked because {why['because']}.")
     if "instead_of" in why:
         said.append(
             f"It took the place of a suggestion by {why['instead_of']}: {why.get('reason', 'no reason given')}."

@@ -2,7 +2,7 @@
 
 | method | what it does |
 |---|---|
-| `auto` | `bo` |
+| `auto` | one of `pbgi`, `ei` and `nei`, by what is at stake; `why["because"]` says which and why |
 | `bo` | the defaults and a few Sobol points, then expected improvement per cost, cooled |
 | `pbgi` | the same with the Pandora's-box Gittins index, which knows costs too |
 | `ei`, `logei` | the same with expected improvement, whatever it costs |
@@ -52,7 +52,7 @@ def make_proposer(method: str, problem: Problem, *, seed: int, min_gain: MinGain
     if method == "sobol":
         return SobolProposer(seed=seed)
     if method in METHODS:
-        return _LateBO(problem, seed, "bo" if method == "auto" else method, min_gain)
+        return _LateBO(problem, seed, method, min_gain)
     raise MethodError(f"unknown method {method!r}; expected one of {', '.join(METHODS)}")
 
 
@@ -62,9 +62,13 @@ def preload() -> None:
 
 
 def initial_trials(problem: Problem) -> int:
-    """How many trials start before the model is asked: the defaults and a few Sobol points."""
-    searched = sum(levels != 1 for levels in problem.space.levels)
-    return min(8, max(4, searched // 2 + 2))
+    """How many trials start before the model is asked: the defaults and a few Sobol points.
+
+    Few, as such points are chosen blindly, dear or not. A point tells a model about what is near it; along
+    unordered choices nothing is, so these need some more.
+    """
+    levels, unordered = problem.space.levels, len(problem.space.categorical_dims)
+    return min(8, 3 + unordered // 3 + sum(n != 1 for n in levels) // 12)
 
 
 class _LateBO:

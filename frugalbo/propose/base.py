@@ -71,10 +71,15 @@ class Tried:
 
 
 def first_configuration(study: Study) -> tuple[Params, str] | None:
-    """The problem's defaults, else the centre of its space, and which of them it is; None if not feasible."""
+    """The problem's defaults, else the centre of its space, and which of them it is; None if not feasible.
+
+    A space of mostly unordered choices has no centre.
+    """
     if study.problem.defaults is not None:
         return dict(study.problem.defaults), "defaults"
     space = study.problem.space
+    if 2 * len(space.categorical_dims) > sum(levels != 1 for levels in space.levels):
+        return None
     centre = space.decode(np.full(space.dim, 0.5))
     return (centre, "centre") if space.is_feasible(centre) else None
 

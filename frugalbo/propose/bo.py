@@ -1,24 +1,22 @@
 """Bayesian optimisation: after the defaults and a few Sobol points, the best point of an acquisition.
 
-By default (`method="bo"`) it is the configuration with the best chance of improving, at its price:
+Which acquisition (`frugalbo.acquisition.registry`) is the method's name, or picked by what is at stake
+(`"auto"`, `frugalbo.acquisition.automatic`). All of them look at
 
-    log EI(x) - alpha log c(x) + log P(success | x) + log P(c(x) <= left)
-
-* EI is that of a Gaussian process on the losses at the full number of steps. Trials without such a
-  value that run, are paused or were stopped are believed to come out at the posterior mean, so
-  that nobody looks there again.
-* `c` is the predicted cost of the whole trial. `alpha` is the share of the budget that is left, as
-  far as it limits time or money: at first a cheap answer is worth more, at the end only the answer
-  counts. Without such a limit it is 0.
-* P(success) enters as soon as something has failed. A failed trial has no objective value, and
+* a Gaussian process on the losses at the full number of steps. Trials without such a value that run,
+  are paused or were stopped are believed to come out at the posterior mean, so that nobody looks
+  there again.
+* `c`, the predicted cost of the whole trial, where the budget limits time or money. For `"bo"` it
+  counts with the power `alpha`, the share of the budget that is left: at first a cheap answer is worth
+  more, at the end only the answer counts.
+* `P(success)`, as soon as something has failed. A failed trial has no objective value, and
   none is invented; one that ran into its cap on time is a matter of cost, not of failure.
-* `left` is what the budget of time or money leaves for one more trial. Of what is more likely than
-  not to cost more, nothing is suggested, unless there is nothing else.
+* `P(c <= left)`, where `left` is what the budget of time or money leaves for one more trial. Of what is
+  more likely than not to cost more, nothing is suggested, unless there is nothing else.
 
 The model is of all observations up to `MODEL_OF`, and of a subset of more (`frugalbo.propose.local`);
 `why` then says of how many, as `model_of`.
 
-Other methods are other acquisitions (`frugalbo.acquisition.registry`), with the same two chances.
 `why` says what was predicted; all of it but `seconds` is a function of study and seed.
 """
 
@@ -26,6 +24,7 @@ from __future__ import annotations
 
 import frugalbo.models  # isort: skip  # noqa: F401 - first: it imports linear_operator without its warning
 
+import logging
 import math
 import time
 import warnings
@@ -41,6 +40,7 @@ from linear_operator.utils.errors import NanError, NotPSDError
 from numpy.typing import NDArray
 from threadpoolctl import ThreadpoolController
 
+from frugalbo.acquisition.automatic import pick
 from frugalbo.acquisition.hard_budget import HardBudget
 from frugalbo.acquisition.log_cost import learned_log_cost, regressed_cost
 from frugalbo.acquisition.registry import ACQUISITIONS, SLATES, Chosen, Situation, choose, choose_slate
@@ -63,6 +63,7 @@ from frugalbo.study import Study, Trial
 
 Array = NDArray[np.float64]
 
+_LOG = logging.getLogger(__name__)
 _ANCHORS = 4
 # A knob that moves by less than a thousandth of its range is not another configuration; while
 # the first is still running, a fiftieth: its result may tell which way to go.
@@ -81,7 +82,7 @@ class BayesianProposer:
     """The best point of an acquisition, after a Sobol start.
 
     Args:
-        method: An acquisition of `frugalbo.acquisition.registry`.
+        method: An acquisition of `frugalbo.acquisition.registry`; or `"auto"`, see `frugalbo.acquisition.automatic`.
         alpha: How much cost counts for `"bo"`, in [0, 1]; `"cooling"` is the share of the budget that is left.
         cost: What is known of costs; by default what the problem states, else learned.
         initial: Trials before the model is asked; by default `initial_trials(problem)`.
@@ -94,7 +95,7 @@ class BayesianProposer:
         self,
         *,
         seed: int,
-        method: str = "bo",
+        method: str = "auto",
         alpha: float | Literal["cooling"] = "cooling",
         cost: CostModel | None = None,
         initial: int | None = None,
@@ -102,8 +103,8 @@ class BayesianProposer:
         min_gain: MinGain | None = None,
         model_of: int = MODEL_OF,
     ) -> None:
-        if method not in ACQUISITIONS:
-            raise ValueError(f"expected an acquisition, one of {', '.join(ACQUISITIONS)}; got {method!r}")
+        if method != "auto" and method not in ACQUISITIONS:
+            raise ValueError(f"expected 'auto' or an acquisition, one of {', '.join(ACQUISITIONS)}; got {method!r}")
         if alpha != "cooling" and not 0 <= alpha <= 1:
             raise ValueError(f"expected alpha in [0, 1] or 'cooling', got {alpha!r}")
         if model_of < _COARSE:
@@ -161,7 +162,8 @@ class BayesianProposer:
             situation = model.situation(pool, pending, left_s, self.seed + i)
             if slate is None and n > 1 and self.method in SLATES:
                 slate = choose_slate(self.method, situation, n)
-            chosen = slate or choose(self.method, situation)
+            method, because = pick(situation) if self.method == "auto" else (self.method, "")
+            chosen = slate or choose(method, situation)
             best, affordable = search.best(chosen, situation.hard_budget)
             if best is None:
                 # The pool holds nothing new: Sobol's walk lists what is left, or knows that nothing is.
@@ -169,7 +171,10 @@ class BayesianProposer:
             if best.problem:
                 warnings.warn(f"the search for the best suggestion: {best.problem}", FrugalWarning, stacklevel=4)
             params = space.decode(best.u)
-            why = {"method": self.method, "trial": i, **_explain(study, situation, best.u), **chosen.why}
+            why = {"method": method, "trial": i, **_explain(study, situation, best.u), **chosen.why}
+            if because:
+                _LOG.info("trial %d is chosen by %s, because %s", i, method, because)
+                why["because"] = because
             why |= {"value": best.value, "observed": len(evidence.losses), "pending": len(pending)}
             if (model_of := len(model.objective.model.train_targets)) < len(evidence.losses):
                 why["model_of"] = model_of
@@ -208,9 +213,10 @@ class BayesianProposer:
         alpha = _share_left(study) if self.alpha == "cooling" else float(self.alpha)
         if self.method != "bo":
             alpha = 0.0
+        counts = alpha > 0 or self.method == "pbgi" or (self.method == "auto" and _share_left(study) > 0)
         timed = self.min_gain is not None and self.min_gain.resource != "evaluations"
         limited = self.hard_budget and math.isfinite(seconds_left(study))
-        wanted = alpha > 0 or self.method == "pbgi" or timed or limited
+        wanted = counts or timed or limited
         return _Fitted(objective, feasibility, self._cost(study, points) if wanted else None, alpha)
 
     def _rows(self, evidence: Evidence, categorical: tuple[int, ...]) -> NDArray[np.intp]:

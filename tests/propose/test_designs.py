@@ -103,10 +103,22 @@ def test_an_unknown_method_is_refused_with_the_list():
         make_proposer("grid", _problem(), seed=0)
 
 
-@pytest.mark.parametrize(("dims", "expected"), [(1, 4), (4, 4), (7, 5), (100, 8)])
+@pytest.mark.parametrize(("dims", "expected"), [(1, 3), (11, 3), (12, 4), (100, 8)])
 def test_the_initial_design_grows_slowly(dims, expected):
     problem = _problem(Space({f"x{i}": Float(0, 1) for i in range(dims)}))
     assert initial_trials(problem) == expected
+
+
+def test_unordered_choices_need_a_few_more_initial_trials():
+    cell = Space({f"edge{i}": Choice(["skip", "conv", "pool"]) for i in range(6)})
+    assert initial_trials(_problem(cell)) == 5
+
+
+def test_a_space_of_mostly_unordered_choices_has_no_centre():
+    ops = Choice(["skip", "conv", "pool"])
+    problem = _problem(Space({"u": ops, "v": ops, "x": Float(0, 1)}))
+    (first,) = _proposer("sobol", problem).propose(Study(problem), 1)
+    assert "point" not in first.why
 
 
 def test_nothing_asked_is_nothing_given():

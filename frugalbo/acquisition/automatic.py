@@ -1,0 +1,50 @@
+"""Which acquisition, by what is at stake: the rule of `method="auto"`.
+
+In this order:
+
+| what is seen | choice | reason |
+|---|---|---|
+| predicted costs hardly differ over the space, or none are known; results are mostly noise | `nei` | the best result is likely a lucky one |
+| the same, with less noise | `ei` | a trial is a trial |
+| the most promising configuration would take more than half of what is left | `ei` | nothing can be bought with what it would leave |
+| otherwise | `pbgi` | a cheap answer leaves more to spend |
+
+"Noise" is the share of the results' variance that the model does not explain by the configuration.
+Measured in `benchmarks/race.py`, where `ours` is this and `ours:NAME` each of them by itself.
+"""
+
+from __future__ import annotations
+
+import math
+
+import torch
+from botorch.acquisition.analytic import LogExpectedImprovement
+
+from frugalbo.acquisition.log_cost import learned_log_cost
+from frugalbo.acquisition.registry import Situation
+
+_NOISY = 0.3
+_SAME_COST = 0.1  # standard deviation of the log of the predicted cost over the pool
+_LAST = 0.5  # of what is left
+
+
+def pick(situation: Situation) -> tuple[str, str]:
+    """The name of an acquisition, and why it was picked, as an end of a sentence that begins with "because"."""
+    s, noise = situation, float(situation.objective.model.likelihood.noise)
+    X = s.pool.unsqueeze(-2)
+    spread = 0.0
+    with torch.no_grad():
+        if s.cost is not None and len(X) > 1:
+            log_cost = learned_log_cost(*s.cost)(X).reshape(-1)
+            spread = float(log_cost.std())
+            if spread > _SAME_COST:
+                value = LogExpectedImprovement(s.objective.model, s.objective.best(), maximize=False)(X)
+                cost = float(log_cost[int((value + s.log_chances(X)).argmax())].exp())
+                left = s.hard_budget.left_s if s.hard_budget else math.inf
+                if cost > _LAST * left:
+                    return "ei", f"the most promising trial would take {cost / left:.0%} of what is left"
+                return "pbgi", f"predicted costs differ by a factor of about {math.exp(2 * spread):.2g} over the space"
+    costs = "costs hardly differ" if s.cost is not None else "nothing is known of costs or they do not count"
+    if noise > _NOISY:
+        return "nei", f"{costs}, and noise is {noise:.0%} of the variance of the results"
+    return "ei", costs

@@ -1,0 +1,68 @@
+"""Which acquisition `auto` picks: the rule, and that the reason is told."""
+
+import logging
+
+import numpy as np
+import pytest
+from studies import tell
+
+from frugalbo.budget.amounts import Budget
+from frugalbo.budget.ledger import Ledger
+from frugalbo.problem import Minimize, Problem
+from frugalbo.propose.bo import BayesianProposer
+from frugalbo.space import Float, Space
+from frugalbo.study import Study
+
+SPACE = Space({"x": Float(0, 1), "y": Float(0, 1)})
+
+
+def _study(budget, seconds, noise=0.0, n=12):
+    """`n` results of a bowl, which took `seconds(x)` each."""
+    study, rng = (
+        Study(Problem("p", SPACE, "m:f", Minimize("loss")), Ledger(Budget.of(budget))),
+        np.random.default_rng(0),
+    )
+    for _ in range(n):
+        params = SPACE.sample(rng)
+        loss = (params["x"] - 0.3) ** 2 + (params["y"] - 0.7) ** 2 + noise * rng.standard_normal()
+        tell(study, params, loss, seconds=seconds(params["x"]))
+    return study
+
+
+def _picked(study, **settings):
+    (suggestion,) = BayesianProposer(seed=1, method="auto", **settings).propose(study, 1)
+    return suggestion.why["method"], suggestion.why["because"]
+
+
+def test_where_costs_differ_they_count():
+    method, because = _picked(_study("1000s", lambda x: 10.0**x))
+    assert method == "pbgi"
+    assert "factor of about" in because
+
+
+@pytest.mark.parametrize(("budget", "seconds"), [("1000s", lambda x: 5.0), ("50 trials", lambda x: 10.0**x)])
+def test_where_a_trial_is_a_trial_improvement_counts(budget, seconds):
+    assert _picked(_study(budget, seconds))[0] == "ei"
+
+
+def test_results_that_are_mostly_noise_are_averaged():
+    method, because = _picked(_study("99 trials", lambda x: 5.0, noise=0.3, n=60))
+    assert method == "nei"
+    assert "noise" in because
+
+
+def test_the_last_trial_need_not_be_cheap():
+    # Twelve trials of 1 to 10 seconds are 45.7 s; what is left pays for one or two.
+    seconds = lambda x: 10.0**x  # noqa: E731
+    used = sum(t.used("device_seconds") for t in _study("1000s", seconds).trials.values())
+    method, because = _picked(_study(f"{used + 3}s", seconds))
+    assert method == "ei"
+    assert "of what is left" in because
+
+
+def test_the_choice_is_logged_and_explained(caplog):
+    study = _study("1000s", lambda x: 10.0**x)
+    with caplog.at_level(logging.INFO, logger="frugalbo"):
+        (suggestion,) = BayesianProposer(seed=1).propose(study, 1)
+    assert "pbgi" in caplog.text
+    assert suggestion.why["because"] in caplog.text
