@@ -1,13 +1,11 @@
 """Which acquisition, by what is at stake: the rule of `method="auto"`.
 
-In this order:
-
-| what is seen | choice | reason |
-|---|---|---|
-| predicted costs hardly differ over the space, or none are known; results are mostly noise | `nei` | the best result is likely a lucky one |
-| the same, with less noise | `ei` | a trial is a trial |
-| the most promising configuration would take more than half of what is left | `ei` | nothing can be bought with what it would leave |
-| otherwise | `pbgi` | a cheap answer leaves more to spend |
+| costs over the space | and | choice | as |
+|---|---|---|---|
+| hardly differ, or do not count | results are mostly noise | `nei` | the best of them is likely a lucky one |
+| | else | `ei` | a trial is a trial |
+| differ | the most promising trial would take most of what is left | `ei` | little can be bought with the rest |
+| | else | `pbgi` | what a cheap answer leaves is worth something |
 
 "Noise" is the share of the results' variance that the model does not explain by the configuration.
 Measured in `benchmarks/race.py`, where `ours` is this and `ours:NAME` each of them by itself.
