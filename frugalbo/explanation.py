@@ -12,6 +12,7 @@ from typing import Any, Final
 _METHODS: Final = {
     "bo": "the largest expected improvement for its price",
     "pbgi": "the highest Gittins index: worth the most, its price included",
+    "bmsei": "the best for all trials that the budget still pays for, as far as it looked ahead",
     "ei": "the largest expected improvement",
     "logei": "the largest expected improvement",
     "qei": "the largest expected improvement by it and those under way together",
@@ -81,6 +82,11 @@ def _price(why: Mapping[str, Any]) -> list[str]:
     if why.get("method") == "bo" and "alpha" in why:
         weight = "did not count" if not why["alpha"] else f"counted with the power {why['alpha']:.2g}"
         said.append(f"Cost {weight}, the share of the budget that was left.")
+    if "depth" in why:
+        text = f"Up to {why['depth']} later trials were in view" if why["depth"] else "No later trial was in view"
+        if "horizon_s" in why:
+            text += f", with {why['horizon_s']:.3g} device-seconds for all of them"
+        said.append(f"{text}.")
     if "lambda" in why:
         said.append(f"A trial of typical cost had to promise {why['lambda']:.2g} standard deviations of the results.")
     return said

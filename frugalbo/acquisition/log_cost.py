@@ -6,7 +6,12 @@ import math
 
 import numpy as np
 import torch
+from botorch.acquisition.objective import PosteriorTransform
 from botorch.models.deterministic import GenericDeterministicModel
+from botorch.models.model import Model
+from botorch.posteriors import GPyTorchPosterior
+from gpytorch.distributions import MultivariateNormal
+from linear_operator.operators import DenseLinearOperator
 from numpy.typing import NDArray
 from torch import Tensor
 
@@ -67,6 +72,60 @@ class MixtureSpread:
         flat = phi.reshape(-1, phi.shape[-1])  # b x p
         spread = ((flat @ self._basis) ** 2 * self._variance).sum(-1).T  # b x C
         return (spread + self._sigma2).reshape(*phi.shape[:-1], -1)
+
+
+class JointLogCost(Model):
+    """The log of the seconds of segments of `steps` steps at several points, jointly normal.
+
+    The mixture's first two moments: with `r` the log of the seconds after start-up and `g` their
+    share in the whole, a component `w, s` has the mean `log(s + exp(E r))` and, to first order in `r`,
+    the covariance `g(x) g(z) Cov(r(x), r(z))`; to these the mixture adds the covariance of the means.
+    So one segment that is dearer than expected makes those near it dearer, too.
+
+    Args:
+        fitted: The model of cost.
+        steps: Of each segment.
+    """
+
+    def __init__(self, fitted: FittedCost, steps: float) -> None:
+        super().__init__()
+        parts = fitted.components
+        self._features = fitted.features
+        self._log_steps = math.log(steps)
+        self._weight = torch.tensor([c.weight for c in parts], dtype=torch.float64)  # C
+        self._log_startup = torch.tensor([c.startup_s for c in parts], dtype=torch.float64).log()  # C
+        self._mean = torch.as_tensor(np.stack([c.mean for c in parts], axis=1))  # p x C
+        # phi' root root' phi is the variance that is due to the regression's weights.
+        self._root = torch.as_tensor(np.stack([c.basis * np.sqrt(c.variance) for c in parts]))  # C x p x p
+        self._sigma2 = torch.tensor([c.sigma**2 for c in parts], dtype=torch.float64)  # C
+
+    @property
+    def num_outputs(self) -> int:
+        """One: the log of seconds."""
+        return 1
+
+    def posterior(
+        self,
+        X: Tensor,
+        output_indices: list[int] | None = None,
+        observation_noise: bool | Tensor = False,
+        posterior_transform: PosteriorTransform | None = None,
+    ) -> GPyTorchPosterior:
+        """The joint posterior at `X` of shape ... x q x d; with `observation_noise`, of what clocks would show."""
+        if posterior_transform is not None or isinstance(observation_noise, Tensor):
+            raise NotImplementedError("JointLogCost has neither posterior transforms nor given noise")
+        phi = feature_tensor(self._features, X)  # ... q x p
+        rest = phi @ self._mean + self._log_steps  # ... q x C
+        means = torch.logaddexp(rest, self._log_startup)  # ... q x C
+        share = (rest - means).exp()  # ... q x C
+        mean = means @ self._weight  # ... q
+        root_weight = self._weight.sqrt()
+        moved = (share * root_weight).unsqueeze(-1) * torch.einsum("...p,cpr->...cr", phi, self._root)  # ... q x C x p
+        factors = torch.cat([moved.flatten(-2), root_weight * (means - mean.unsqueeze(-1))], dim=-1)
+        covariance = factors @ factors.transpose(-1, -2)  # ... q x q
+        if observation_noise:
+            covariance = covariance + torch.diag_embed(share.square() @ (self._weight * self._sigma2))
+        return GPyTorchPosterior(MultivariateNormal(mean, DenseLinearOperator(covariance)))
 
 
 def regressed_cost(space: Space, U: Array, seconds: Array) -> FittedCost:

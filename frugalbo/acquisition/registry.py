@@ -4,6 +4,7 @@
 |---|---|---|---|
 | `bo` | log EI per cost, cooled as the budget runs out | yes | believed |
 | `pbgi` | the Pandora's-box Gittins index | yes | believed |
+| `bmsei` | budgeted multi-step lookahead: this trial and up to two more that the budget pays for | yes | believed |
 | `ei`, `logei` | expected improvement, by its logarithm | | believed |
 | `qei` | the same over all of a batch jointly (q-EI) | | averaged over |
 | `nei` | noisy expected improvement: over the best of the noisy points, jointly | | averaged over |
@@ -48,6 +49,7 @@ from botorch.acquisition.max_value_entropy_search import qLowerBoundMaxValueEntr
 from botorch.sampling.normal import SobolQMCNormalSampler
 from torch import Tensor
 
+from frugalbo.acquisition.budgeted_lookahead import plan
 from frugalbo.acquisition.gittins import GittinsIndex, decayed_lambda
 from frugalbo.acquisition.hard_budget import HardBudget
 from frugalbo.acquisition.in_slate import priorities
@@ -82,8 +84,9 @@ class Situation:
         pending: Points whose value is not known, m x d.
         pool: Points of the space that may be tried, k x d.
         cost: The cost model and the steps of a trial for it; None while nothing is known.
-        alpha: How much the cost counts, for `bo`.
+        alpha: How much the cost counts, for `bo`, and in what `bmsei` expects to do later.
         seed: Of samples.
+        trials_left: How many trials the budget still has.
     """
 
     objective: Objective
@@ -95,6 +98,7 @@ class Situation:
     feasibility: FeasibilityGP | None
     hard_budget: HardBudget | None
     seed: int
+    trials_left: float = math.inf
 
     def log_chances(self, X: Tensor) -> Tensor:
         """The log of the chances of success and of a budget that lasts, at b x 1 x d; shape b."""
@@ -172,6 +176,21 @@ def _gittins(s: Situation) -> Chosen:
         log_ratio = LogExpectedImprovement(model, best, maximize=False)(X) - probe.log_expected_cost(X)
     price = decayed_lambda(math.exp(min(700.0, float(log_ratio.max()))))
     return Chosen(GittinsIndex(model, log_cost, price, maximize=False, **chances), {"lambda": price})
+
+
+def _budgeted_lookahead(s: Situation) -> Chosen:
+    found = plan(
+        s.objective.model.negated(),
+        -s.objective.best(),
+        s.pool,
+        cost=s.cost,
+        left_s=math.inf if s.hard_budget is None else s.hard_budget.left_s,
+        left_trials=s.trials_left,
+        alpha=s.alpha,
+        feasibility=s.feasibility,
+    )
+    horizon = {"horizon_s": found.horizon} if math.isfinite(found.horizon) else {}
+    return Chosen(found.value, {"depth": found.depth, **horizon})
 
 
 def _noisy_ei(s: Situation) -> Chosen:
@@ -273,6 +292,7 @@ def _chanced_draws(s: Situation, count: int) -> tuple[ObjectiveGP, Tensor]:
 ACQUISITIONS: dict[str, Callable[[Situation], Chosen]] = {
     "bo": _log_ei_per_cost,
     "pbgi": _gittins,
+    "bmsei": _budgeted_lookahead,
     "ei": _log_ei,
     "logei": _log_ei,
     "qei": _joint_ei,

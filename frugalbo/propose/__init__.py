@@ -5,6 +5,7 @@
 | `auto` | one of `pbgi`, `ei` and `nei`, by what is at stake; `why["because"]` says which and why |
 | `bo` | the defaults and a few Sobol points, then expected improvement per cost, cooled |
 | `pbgi` | the same with the Pandora's-box Gittins index, which knows costs too |
+| `bmsei` | the same with budgeted multi-step lookahead: as many trials ahead as the budget pays for, up to two |
 | `ei`, `logei` | the same with expected improvement, whatever it costs |
 | `qei` | the same over a batch and what is pending, jointly |
 | `nei` | noisy expected improvement |
@@ -32,7 +33,7 @@ from frugalbo.study import Study
 __all__ = ["LIGHT", "METHODS", "MethodError", "Proposer", "Suggestion", "initial_trials", "make_proposer", "preload"]
 
 LIGHT = ("sobol", "random")  # without a model
-METHODS = ("auto", "bo", "pbgi", "ei", "logei", "qei", "nei", "ucb", "kg", "mes", "jes", "pes", "ts", *LIGHT)
+METHODS = ("auto", "bo", "pbgi", "bmsei", "ei", "logei", "qei", "nei", "ucb", "kg", "mes", "jes", "pes", "ts", *LIGHT)
 
 
 class MethodError(FrugalError, ValueError):

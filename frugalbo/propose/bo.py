@@ -159,7 +159,8 @@ class BayesianProposer:
                 pool = make_pool(evidence.points, evidence.best(_ANCHORS), np.random.default_rng([self.seed, i]))
             distance = np.repeat([_DISTANCE, _DISTANCE_PENDING], [len(tried), len(pending)])
             search = _Search(evidence.points, pool, np.concatenate([tried, pending]), distance)
-            situation = model.situation(pool, pending, left_s, self.seed + i)
+            trials_left = math.inf if study.ledger is None else study.ledger.balance()["evaluations"].free
+            situation = model.situation(pool, pending, left_s, self.seed + i, trials_left - (i - number))
             if slate is None and n > 1 and self.method in SLATES:
                 slate = choose_slate(self.method, situation, n)
             method, because = pick(situation) if self.method == "auto" else (self.method, "")
@@ -211,7 +212,7 @@ class BayesianProposer:
             ran = [evidence.ran[i] for i in near]
             feasibility = FeasibilityGP(evidence.ran_at[near], ran, categorical, points.searched)
         alpha = _share_left(study) if self.alpha == "cooling" else float(self.alpha)
-        if self.method != "bo":
+        if self.method not in ("bo", "bmsei"):
             alpha = 0.0
         counts = alpha > 0 or self.method == "pbgi" or (self.method == "auto" and _share_left(study) > 0)
         timed = self.min_gain is not None and self.min_gain.resource != "evaluations"
@@ -254,8 +255,8 @@ class _Fitted:
     cost: tuple[FittedCost, float] | None
     alpha: float
 
-    def situation(self, pool: Array, pending: Array, left_s: float, seed: int) -> Situation:
-        """What an acquisition may look at, while `pending` have no value and `left_s` seconds are left."""
+    def situation(self, pool: Array, pending: Array, left_s: float, seed: int, trials_left: float) -> Situation:
+        """What an acquisition may look at, while `pending` have no value, and so much of the budget is left."""
         return Situation(
             self.objective.believing(pending) if len(pending) else self.objective,
             self.objective,
@@ -266,6 +267,7 @@ class _Fitted:
             self.feasibility,
             HardBudget(*self.cost, max(_LEAST_S, left_s)) if self.cost and math.isfinite(left_s) else None,
             seed,
+            trials_left,
         )
 
 
