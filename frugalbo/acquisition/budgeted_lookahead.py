@@ -48,14 +48,14 @@ from frugalbo.models.feasibility import FeasibilityGP
 from frugalbo.models.objective import ObjectiveGP
 
 DEEPEST = 2
-_NODES = {1: ((12, 4),), 2: ((6, 2), (4, 2))}  # of outcome and cost for each step, by depth
+_NODES = {1: ((12, 4),), 2: ((5, 2), (3, 2))}  # of outcome and cost for each step, by depth
 _BLOCK = 64  # points at once
 _EXPANDED = 4  # trials of the second step whose own future is looked at
 _LEAST_VARIANCE = 1e-10
 _LEAST_COST_VARIANCE = 1e-8
 _TINY = 1e-300
-_CANDIDATES = 48
-_DRAWN_FROM = 384
+_CANDIDATES = 40
+_DRAWN_FROM = 256
 
 
 class BudgetedLookahead(AcquisitionFunction):

@@ -167,7 +167,7 @@ def test_with_unknown_costs_it_is_what_is_simulated(model, best, log_cost, left)
 
 
 def test_three_steps_are_the_nested_expectation(model, best, log_cost):
-    # Two candidates, so that all are followed up; the reference takes 41 nodes where ours takes 2 to 6.
+    # Two candidates, so that all are followed up; the reference takes 41 nodes where ours takes 2 to 5.
     A, X, left = torch.tensor([[0.15, 0.4], [0.5, 0.1]], dtype=torch.float64), _points(5, 1), 3.0
     z = np.linspace(-4, 4, 41)
     w = norm.pdf(z) / norm.pdf(z).sum()
