@@ -15,6 +15,7 @@ _WHERE = {
     "frugalbo.budget.amounts": ("Budget", "Cost"),
     "frugalbo.budget.ledger": ("Balance", "Ledger"),
     "frugalbo.budget.stated": ("CostPrior",),
+    "frugalbo.constraint": ("OutcomeConstraint",),
     "frugalbo.errors": (
         "BudgetError", "ExecutorError", "FrugalError", "FrugalWarning", "LeaseError", "ProblemError", "SpaceError",
         "StorageError", "StudyError",
@@ -36,6 +37,7 @@ if TYPE_CHECKING:
     from frugalbo.budget.amounts import Budget, Cost
     from frugalbo.budget.ledger import Balance, Ledger
     from frugalbo.budget.stated import CostPrior
+    from frugalbo.constraint import OutcomeConstraint
     from frugalbo.errors import (
         BudgetError,
         ExecutorError,

@@ -279,11 +279,12 @@ def _stored(
                 f"the job of {record.id} was a function in memory: resume it from Python with problem=..., "
                 f"or put the job in a file"
             )
-    elif any(
-        problem.to_json()[part] != record.spec["problem"][part] for part in ("job", "space", "objective", "fidelity")
-    ):
-        raise ProblemError(f"the problem {problem.name!r} is not the one that {record.id} was started with")
     else:
+        given, stored = problem.to_json(), {"constraints": [], **record.spec["problem"]}
+        parts = ("job", "space", "objective", "fidelity", "constraints")
+        if other := [part for part in parts if given[part] != stored[part]]:
+            text = f"the problem {problem.name!r} is not the one that {record.id} was started with"
+            raise ProblemError(f"{text}: another {other[0].removesuffix('s')}")
         problem = replace(problem, cost=stored_problem(record).cost)  # `tune` may have been given another
     lease = stack.enter_context(store.lease(record.id))
     spec = dict(record.spec)

@@ -1,7 +1,8 @@
 """The command line: `frugalbo tune | resume | status | best | explain | report | export`.
 
 Results go to stdout, refusals to stderr in one sentence with exit code 2. Exit code 1 says that
-the run ended without a single successful trial, 130 that the user interrupted it.
+the run ended without a single successful trial, or without one that meets its constraints, 130 that
+the user interrupted it.
 """
 
 from __future__ import annotations
@@ -99,6 +100,10 @@ def _parser() -> argparse.ArgumentParser:
     goal = tune.add_mutually_exclusive_group()
     goal.add_argument("--minimize", metavar="METRIC", help="for --command: the metric to make small")
     goal.add_argument("--maximize", metavar="METRIC", help="for --command: the metric to make large")
+    tune.add_argument(
+        "--constraint", action="append", default=[], metavar="FORMULA",
+        help="for --command: a bound on another metric, such as 'peak_gib <= 8'",
+    )  # fmt: skip
     tune.add_argument("--steps", type=int, help="for --command: the steps of a full trial, if it reports by step")
     tune.set_defaults(call=_tune)
 
@@ -160,6 +165,7 @@ def _resume(args: argparse.Namespace) -> int:
 
 
 def _finish(report: Report, args: argparse.Namespace) -> int:
+    from frugalbo.report.wording import violation
     from frugalbo.run import INTERRUPTED, TOO_SMALL
 
     page = None
@@ -177,6 +183,10 @@ def _finish(report: Report, args: argparse.Namespace) -> int:
     if report.best is None:
         print(f"frugalbo: {report.stop_reason}", file=sys.stderr)
         return 2 if report.stop_reason.startswith(TOO_SMALL) else 1
+    if not report.is_feasible:
+        print(f"frugalbo: no trial meets the constraints; trial {report.best.number}, the nearest, "
+              f"{violation(report.study, report.best)}", file=sys.stderr)  # fmt: skip
+        return 1
     return 0
 
 
@@ -223,6 +233,9 @@ def _list(store: Store, args: argparse.Namespace) -> int:
 
 
 def _best(args: argparse.Namespace) -> int:
+    from frugalbo.report import feasibility_json
+    from frugalbo.report.wording import violation
+
     with _open(args) as store:
         record = store.run(args.run)
         study = _study(store, record.id)
@@ -232,9 +245,11 @@ def _best(args: argparse.Namespace) -> int:
         return 1
     metric, value = study.problem.objective.metric, study.value(best)
     if args.json:
-        print(json.dumps({"run": record.id, "trial": best.number, metric: value, "params": best.params}))
+        facts = {"run": record.id, "trial": best.number, metric: value, "params": best.params}
+        print(json.dumps(facts | feasibility_json(study, best)))
     else:
-        print(f"trial {best.number}: {metric} = {value:.6g}")
+        lacking = violation(study, best)
+        print(f"trial {best.number}: {metric} = {value:.6g}" + (f", but it {lacking}" if lacking else ""))
         for name, setting in best.params.items():
             print(f"  {name} = {setting}")
     return 0
@@ -303,8 +318,8 @@ def _problem(args: argparse.Namespace) -> Problem:
     if (args.problem is None) == (args.command is None):
         raise ProblemError("expected either a problem or --command, see 'frugalbo tune --help'")
     if args.command is None:
-        if args.param or args.minimize or args.maximize or args.steps:
-            raise ProblemError("--param, --minimize, --maximize and --steps belong to --command")
+        if args.param or args.minimize or args.maximize or args.steps or args.constraint:
+            raise ProblemError("--param, --minimize, --maximize, --constraint and --steps belong to --command")
         return load_problem(args.problem, dict(_pairs(args.set, "--set")))
     if not (args.minimize or args.maximize):
         raise ProblemError("--command needs --minimize METRIC or --maximize METRIC")
@@ -314,6 +329,7 @@ def _problem(args: argparse.Namespace) -> Problem:
         space=Space({name: _parameter(name, str(spec)) for name, spec in _pairs(args.param, "--param", literal=False)}),
         objective=Minimize(args.minimize) if args.minimize else Maximize(args.maximize),
         fidelity=Fidelity("steps", 1, args.steps) if args.steps else None,
+        constraints=args.constraint,
     )
 
 

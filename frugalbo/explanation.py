@@ -39,6 +39,12 @@ def in_words(why: Mapping[str, Any], metric: str) -> list[str]:
     method = why.get("method")
     if method is None:
         return ["It was not chosen by a method of frugalbo, or none that said why."]
+    if why.get("stage") == "feasibility":
+        said = [
+            "Nothing that was known was likely to meet the constraints, so it was chosen for the largest chance to"
+            f" (method {method})."
+        ]
+        return said + _details(why, metric)
     chosen = _POINTS.get(str(why.get("point")), _METHODS.get(str(method), "chosen by its own rule"))
     said = [f"It was {chosen} (method {method})."]
     if "because" in why:
@@ -47,8 +53,11 @@ def in_words(why: Mapping[str, Any], metric: str) -> list[str]:
         said.append(
             f"It took the place of a suggestion by {why['instead_of']}: {why.get('reason', 'no reason given')}."
         )
-    said += _prediction(why, metric)
-    said += _price(why)
+    return said + _details(why, metric)
+
+
+def _details(why: Mapping[str, Any], metric: str) -> list[str]:
+    said = [*_prediction(why, metric), *_constraints(why), *_price(why)]
     if "success" in why and why["success"] < 0.995:
         said.append(f"From the failures so far, it was given a chance of {why['success']:.0%} to run at all.")
     if "observed" in why:
@@ -70,6 +79,16 @@ def _prediction(why: Mapping[str, Any], metric: str) -> list[str]:
     if "best" in why:
         text += f"; the best that the model knew of was {why['best']:.4g}"
     return [f"{text}."]
+
+
+def _constraints(why: Mapping[str, Any]) -> list[str]:
+    said = [
+        f"It was given a chance of {found['probability']:.0%} to meet {text} (predicted {found['predicted']:.4g})."
+        for text, found in why.get("constraints", {}).items()
+    ]
+    if why.get("unmeasured"):
+        said.append(f"Too few trials had reported what these constraints need: {', '.join(why['unmeasured'])}.")
+    return said
 
 
 def _price(why: Mapping[str, Any]) -> list[str]:

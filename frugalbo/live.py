@@ -20,7 +20,7 @@ from rich.text import Text
 
 from frugalbo.budget.amounts import Resource
 from frugalbo.budget.ledger import Account, Balance
-from frugalbo.report.wording import amount
+from frugalbo.report.wording import amount, violation
 from frugalbo.study import Ended, Event, Started, Status, Study, Trial, event_to_json
 
 _COLOURS = {
@@ -85,8 +85,9 @@ class LogView(_Plain):
         trial = study.trials[event.trial]
         value = study.value(trial)
         result = f"{study.problem.objective.metric} {value:.5g}" if value is not None else event.message
-        best = study.best()
-        star = " (best so far)" if best is trial else ""
+        lacking = violation(study, trial) if value is not None else ""
+        result += f", {lacking}" if lacking else ""
+        star = f" ({'nearest' if lacking else 'best'} so far)" if study.best() is trial else ""
         money = "; ".join(f"{amount(name, a.free)} left" for name, a in balance.limited.items())
         seconds = event.used.device_seconds
         self._say(f"trial {event.trial} {event.outcome} after {seconds:.1f} s: {result}{star}; {money}")
@@ -140,7 +141,11 @@ def _headline(study: Study, balance: Balance) -> Text:
     if (seconds := _time_left(study, balance)) is not None:
         parts.append(f"about {amount('wall_seconds', seconds)} to go")
     if best is not None:
-        parts.append(f"best {study.problem.objective.metric} {study.value(best):.5g} (trial {best.number})")
+        lacking = violation(study, best)
+        which = f"trial {best.number}" + (f", which {lacking}" if lacking else "")
+        parts.append(
+            f"{'nearest' if lacking else 'best'} {study.problem.objective.metric} {study.value(best):.5g} ({which})"
+        )
     return Text(", ".join(parts), style="bold")
 
 

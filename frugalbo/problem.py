@@ -20,6 +20,7 @@ from types import ModuleType
 from typing import Any, ClassVar, Literal
 
 from frugalbo.budget.stated import CostPrior, StatedCost, read_cost
+from frugalbo.constraint import OutcomeConstraint, read_constraints
 from frugalbo.errors import FrugalError, ProblemError, SpaceError
 from frugalbo.space import Params, Space
 
@@ -99,6 +100,8 @@ class Problem:
             formula of device-seconds such as `"2 + 0.001 * width * steps"`, a function of params, start
             and until or its `"module:function"`, or a `CostPrior`, also as a text: `"like width *
             depth"`, `"grows with width"`. None lets it all be learned.
+        constraints: Bounds on other metrics that the job reports together with the objective, such as
+            `["peak_gib <= 8", "accuracy >= 0.9"]`. What is known of parameters belongs to the space.
 
     Raises:
         ProblemError: If these do not fit together.
@@ -113,6 +116,7 @@ class Problem:
     description: str = ""
     root: str = field(default_factory=lambda: str(Path.cwd()))
     cost: StatedCost | None = None
+    constraints: Sequence[str | OutcomeConstraint] = ()
 
     def __post_init__(self) -> None:
         if not isinstance(self.space, Space):
@@ -123,6 +127,7 @@ class Problem:
             raise ProblemError(f"an objective is Minimize(metric) or Maximize(metric), got {self.objective!r}")
         if self.fidelity is not None and not isinstance(self.fidelity, Fidelity):
             raise ProblemError(f"a fidelity is Fidelity(name, low, high) or None, got {self.fidelity!r}")
+        object.__setattr__(self, "constraints", read_constraints(self.constraints, self.objective.metric))
         if isinstance(self.job, list):
             object.__setattr__(self, "job", tuple(self.job))
         self._check_job()
@@ -152,6 +157,11 @@ class Problem:
         """The steps of a full trial."""
         return self.fidelity.high if self.fidelity else 1
 
+    @property
+    def bounds(self) -> tuple[OutcomeConstraint, ...]:
+        """The constraints, as they were read."""
+        return self.constraints  # type: ignore[return-value]
+
     def to_json(self) -> dict[str, Any]:
         """This problem as plain JSON types.
 
@@ -170,6 +180,7 @@ class Problem:
             "description": self.description,
             "root": self.root,
             "cost": self._stored_cost(),
+            "constraints": [str(constraint) for constraint in self.bounds],
         }
 
     def _stored_cost(self) -> str | dict[str, Any] | None:
@@ -194,8 +205,9 @@ class Problem:
             rest = {k: record[k] for k in ("name", "job", "defaults", "description", "root")}
             cost = record.get("cost")  # runs of older versions have none
             rest["cost"] = CostPrior(**cost) if isinstance(cost, Mapping) else cost
+            rest["constraints"] = record.get("constraints", ())  # runs stored before there were any have none
             return cls(space=Space.from_json(record["space"]), objective=objective, fidelity=fidelity, **rest)
-        except (KeyError, TypeError) as error:
+        except (KeyError, TypeError, AttributeError) as error:
             raise ProblemError(f"expected a problem as written by to_json: {error!r} in {record!r}") from error
 
 

@@ -130,7 +130,7 @@ class OpenStudy(Study):
 
         Args:
             trial: The trial that `ask` gave, or its number.
-            value: The objective, or a mapping of metrics that has it.
+            value: The objective, or a mapping of metrics that has it and those of the problem's constraints.
             cost: What it cost: text such as `"12s"`, or a number of device-seconds.
             failed: If it failed, why, in a sentence; a value that is not finite is a failure too.
 
@@ -146,6 +146,12 @@ class OpenStudy(Study):
         metrics = dict(value) if isinstance(value, Mapping) else {} if value is None else {metric: value}
         if failed is None and metric not in metrics:
             raise StudyError(f"trial {number}: expected a value of {metric!r} or failed='the reason', got {value!r}")
+        for constraint in self.problem.bounds:
+            if failed is None and constraint.metric not in metrics:
+                needed = (
+                    f"a value of {constraint.metric!r} too, for the constraint '{constraint}' (nan if there is none)"
+                )
+                raise StudyError(f"trial {number}: expected {needed}, got {value!r}")
         for name, number_ in metrics.items():
             if isinstance(number_, (str, bytes)) or not hasattr(number_, "__float__"):
                 raise StudyError(f"trial {number}: expected a number for {name!r}, got {number_!r}")

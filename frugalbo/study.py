@@ -309,16 +309,45 @@ class Study:
 
         A trial counts by what it reported even if it was stopped, paused or is still running.
         """
-        values = trial.reports.get(self.problem.steps if at is None else at, {})
-        value = values.get(self.problem.objective.metric)
+        return self.measured(trial, self.problem.objective.metric, at=at)
+
+    def measured(self, trial: Trial, metric: str, *, at: int | None = None) -> float | None:
+        """As `value`, for any metric."""
+        value = trial.reports.get(self.problem.steps if at is None else at, {}).get(metric)
         return value if value is not None and math.isfinite(value) else None
 
+    def violations(self, trial: Trial) -> dict[str, float]:
+        """The outcome constraints that `trial` does not meet, and by how much, in the metric's units.
+
+        As measured, in the report of the objective's value. A metric that was not reported there, or is
+        not finite, is beyond its bound by infinity.
+        """
+        excess = {str(c): c.excess(self.measured(trial, c.metric)) for c in self.problem.bounds}
+        return {text: by for text, by in excess.items() if by > 0}
+
+    def violation(self, trial: Trial) -> float:
+        """How far `trial` is from meeting all outcome constraints: 0 where it does.
+
+        The sum over constraints of what is beyond the bound, as a share of the bound's size (as it is,
+        for a bound of 0).
+        """
+        return math.fsum(c.share(self.measured(trial, c.metric)) for c in self.problem.bounds)
+
+    def is_feasible(self, trial: Trial) -> bool:
+        """Whether `trial` has a value and meets all outcome constraints, as measured."""
+        return self.value(trial) is not None and not self.violations(trial)
+
     def best(self) -> Trial | None:
-        """The trial with the best objective at the full number of steps; the earliest of equals."""
-        objective = self.problem.objective
-        known = ((self.value(trial), trial) for trial in self.trials.values())
-        ranked = [(objective.to_loss(value), trial.number, trial) for value, trial in known if value is not None]
-        return min(ranked)[2] if ranked else None
+        """The trial with the best objective at the full number of steps; the earliest of equals.
+
+        Only those count that meet the outcome constraints; while none does, the one that violates them
+        least (`violation`) is the best, which `is_feasible` tells.
+        """
+        known = [(trial, value) for trial in self.trials.values() if (value := self.value(trial)) is not None]
+        if not known:
+            return None
+        to_loss = self.problem.objective.to_loss
+        return min(known, key=lambda tv: (self.violation(tv[0]), to_loss(tv[1]), tv[0].number))[0]
 
     def explain(self, trial: Trial | int) -> str:
         """Why a trial's configuration was chosen, and what came of it, in sentences.
@@ -335,4 +364,6 @@ class Study:
         result = f"without a value of {metric}" if value is None else f"with {metric} = {value:.4g}"
         used = found.used("device_seconds")
         said.append(f"Trial {number} is {found.status}, {result}, after {used:.3g} device-seconds.")
+        if value is not None and (violated := self.violations(found)):
+            said.append(f"It does not meet {', '.join(violated)}.")
         return " ".join(said)

@@ -13,7 +13,7 @@ ROOT = Path(__file__).parents[1] / "frugalbo"
 # never from a neighbour in its layer. An entry covers everything below its name; the longest counts.
 LAYERS = [
     ["errors", "slot"],
-    ["expression", "parameter"],
+    ["expression", "parameter", "constraint"],
     ["space"],
     ["budget.amounts"],
     ["budget.ledger", "budget.stated", "budget.shape", "budget.worth"],

@@ -28,7 +28,9 @@ _LAST = 0.5  # of what is left
 
 def pick(situation: Situation) -> tuple[str, str]:
     """The name of an acquisition, and why it was picked, as an end of a sentence that begins with "because"."""
-    s, noise = situation, float(situation.objective.model.likelihood.noise)
+    s, noise, best = situation, float(situation.objective.model.likelihood.noise), situation.best()
+    if best is None:
+        return "ei", "nothing that is known meets the constraints, and until then all methods are the same"
     X = s.pool.unsqueeze(-2)
     spread = 0.0
     with torch.no_grad():
@@ -36,7 +38,7 @@ def pick(situation: Situation) -> tuple[str, str]:
             log_cost = learned_log_cost(*s.cost)(X).reshape(-1)
             spread = float(log_cost.std())
             if spread > _SAME_COST:
-                value = LogExpectedImprovement(s.objective.model, s.objective.best(), maximize=False)(X)
+                value = LogExpectedImprovement(s.objective.model, best, maximize=False)(X)
                 cost = float(log_cost[int((value + s.log_chances(X)).argmax())].exp())
                 left = s.hard_budget.left_s if s.hard_budget else math.inf
                 if cost > _LAST * left:

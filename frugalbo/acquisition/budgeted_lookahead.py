@@ -28,6 +28,7 @@ success is a factor of each step; a failure ends the tree. `plan` sets the depth
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cache
 
@@ -41,10 +42,10 @@ from botorch.utils.transforms import t_batch_mode_transform
 from torch import Tensor
 from torch.special import log_ndtr, ndtr, ndtri
 
+from frugalbo.acquisition.chances import Chance, log_chances
 from frugalbo.acquisition.hard_budget import HardBudget
 from frugalbo.acquisition.log_cost import JointLogCost
 from frugalbo.budget.cost import FittedCost
-from frugalbo.models.feasibility import FeasibilityGP
 from frugalbo.models.objective import ObjectiveGP
 
 DEEPEST = 2
@@ -71,7 +72,7 @@ class BudgetedLookahead(AcquisitionFunction):
             one. None where trials cost nothing.
         left: What the trials in view may cost together, in the unit of the cost.
         hard_budget: `P(cost <= left)` of the present trial, where more is known of it than `log_cost` tells.
-        feasibility: The model of success; None where nothing has failed.
+        chances: What else must come true for a trial to count, such as that it runs.
 
     Raises:
         ValueError: If `depth` is not from 0 to 2, `left` not above 0, or `hard_budget` is for another budget.
@@ -87,7 +88,7 @@ class BudgetedLookahead(AcquisitionFunction):
         log_cost: Model | None = None,
         left: float = math.inf,
         hard_budget: HardBudget | None = None,
-        feasibility: FeasibilityGP | None = None,
+        chances: Sequence[Chance] = (),
     ) -> None:
         if depth not in range(DEEPEST + 1):
             raise ValueError(f"expected a depth from 0 to {DEEPEST}, got {depth!r}")
@@ -98,7 +99,7 @@ class BudgetedLookahead(AcquisitionFunction):
         super().__init__(model=model)
         self.best_f, self.depth, self.left = best_f, depth, left
         self.log_cost = log_cost if math.isfinite(left) else None
-        self.hard_budget, self.feasibility = hard_budget, feasibility
+        self.hard_budget, self.chances = hard_budget, tuple(chances)
         self.A = A
         with torch.no_grad():
             L, a = model.factor()
@@ -106,16 +107,14 @@ class BudgetedLookahead(AcquisitionFunction):
             self._half_A = torch.linalg.solve_triangular(L, K.T, upper=False)  # n x m
             self._mean_A = model.level + K @ a  # m
             self._K_A = model.covar_module.forward(A, A) - self._half_A.T @ self._half_A  # m x m
-            self._success_A = torch.ones(len(A), dtype=A.dtype)
-            if feasibility is not None:
-                self._success_A = feasibility.log_probability(A.unsqueeze(-2)).exp()
+            self._success_A = log_chances(self.chances, A.unsqueeze(-2)).exp()
 
     @t_batch_mode_transform(expected_q=1)  # type: ignore[arg-type]
     def forward(self, X: Tensor) -> Tensor:  # pyright: ignore[reportIncompatibleMethodOverride]
         """Evaluate at points `X` of shape b x 1 x d; returns shape b."""
         x = X.squeeze(-2)
         value = torch.cat([self._log_value(block) for block in x.split(_BLOCK)])
-        return value if self.feasibility is None else value + self.feasibility.log_probability(X)
+        return value + log_chances(self.chances, X)
 
     def _log_value(self, x: Tensor) -> Tensor:
         """Without the chance of success; x is b x d, the result b."""
@@ -254,7 +253,7 @@ def plan(
     left_s: float = math.inf,
     left_trials: float = math.inf,
     alpha: float = 1.0,
-    feasibility: FeasibilityGP | None = None,
+    chances: Sequence[Chance] = (),
 ) -> Plan:
     """The lookahead that what is left of a budget justifies.
 
@@ -273,7 +272,7 @@ def plan(
         left_s: Device-seconds.
         left_trials: Trials that may still be started.
         alpha: How much the cost counts in that policy.
-        feasibility: The model of success; None where nothing has failed.
+        chances: What else must come true for a trial to count, such as that it runs.
     """
     log_cost = JointLogCost(*cost) if cost is not None and math.isfinite(left_s) else None
     with torch.no_grad():
@@ -281,10 +280,8 @@ def plan(
         posterior = model.posterior(X)
         sigma = posterior.variance.reshape(-1).sqrt()  # type: ignore[attr-defined]
         log_ei = _log_ei_helper((posterior.mean.reshape(-1) - best_f) / sigma) + sigma.log()  # type: ignore[attr-defined]
-        log_success = torch.zeros_like(log_ei)
-        if feasibility is not None:
-            log_success = feasibility.log_probability(X)
-            log_ei = log_ei + log_success
+        log_success = log_chances(chances, X)
+        log_ei = log_ei + log_success
         log_price = torch.zeros_like(log_ei)
         if log_cost is not None:
             log_price = log_cost.posterior(X).mean.reshape(-1)  # type: ignore[attr-defined]
@@ -307,7 +304,7 @@ def plan(
         log_cost=log_cost,
         left=horizon,
         hard_budget=hard_budget,
-        feasibility=feasibility,
+        chances=chances,
     )
     return Plan(value, depth, horizon)
 

@@ -30,6 +30,7 @@ is a function of the present model alone, so that a resumed run goes on as it wa
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 
 import torch
 from botorch.acquisition.analytic import AnalyticAcquisitionFunction, _log_ei_helper
@@ -38,15 +39,15 @@ from botorch.utils.transforms import t_batch_mode_transform
 from torch import Tensor
 from torch.special import log_ndtr
 
-from frugalbo.acquisition.hard_budget import HardBudget
+from frugalbo.acquisition.chances import Chance, log_chances
 from frugalbo.acquisition.log_ei_per_cost import moments
-from frugalbo.models.feasibility import FeasibilityGP
 
 LAMBDA_START = 0.1  # as published for PBGI-D, with a prior of variance 1 and costs of about 1
 LAMBDA_LEAST = 1e-9
 _NEWTON_STEPS = 30
 _LARGEST = 690.0  # of log h: exp of a little more overflows
 _FAR_LEFT = -1e4
+_DEAREST = 30.0  # of the log of a price in standard deviations
 
 
 class GittinsIndex(AnalyticAcquisitionFunction):
@@ -57,9 +58,8 @@ class GittinsIndex(AnalyticAcquisitionFunction):
         log_cost: A model of `log c(x)`. Its posterior's variance counts as in the table above if it
             has one; a deterministic model has none. None where all cost 1.
         price: The `lambda` above.
-        feasibility: The model of success. A box that may be empty is opened at the same cost for
-            `P(success)` times the improvement, so its log is subtracted from that of the cost.
-        hard_budget: The chance that the budget lasts, which counts in the same way.
+        chances: What must come true for the value to count. A box that may be empty is opened at the
+            same cost for `P` times the improvement, so the logs are subtracted from that of the cost.
 
     Raises:
         ValueError: If `price` is not above 0.
@@ -71,8 +71,7 @@ class GittinsIndex(AnalyticAcquisitionFunction):
         log_cost: Model | None = None,
         price: float = LAMBDA_START,
         *,
-        feasibility: FeasibilityGP | None = None,
-        hard_budget: HardBudget | None = None,
+        chances: Sequence[Chance] = (),
         maximize: bool = True,
     ) -> None:
         if not (math.isfinite(price) and price > 0):
@@ -80,8 +79,7 @@ class GittinsIndex(AnalyticAcquisitionFunction):
         super().__init__(model=model)
         self.log_cost = log_cost
         self.price = price
-        self.feasibility = feasibility
-        self.hard_budget = hard_budget
+        self.chances = tuple(chances)
         self.maximize = maximize
 
     @t_batch_mode_transform(expected_q=1)  # type: ignore[arg-type]
@@ -90,18 +88,15 @@ class GittinsIndex(AnalyticAcquisitionFunction):
         mean, sd = moments(self, X) or self._mean_and_sigma(X)  # each ... x 1
         assert sd is not None
         mean, sd = mean.squeeze(-1), sd.squeeze(-1)  # ... x 1 -> ...
-        u = inverse_log_h(math.log(self.price) + self.log_expected_cost(X) - sd.log())
+        u = inverse_log_h(_tempered(math.log(self.price) + self.log_expected_cost(X) - sd.log()))
         return (mean if self.maximize else -mean) - sd * u
 
     def log_expected_cost(self, X: Tensor) -> Tensor:
         """The log of the expected cost for each expected success, at `X` (b x 1 x d); shape b."""
-        total = torch.zeros_like(X[..., 0, 0])
+        total = -log_chances(self.chances, X)
         if self.log_cost is not None:
             posterior = self.log_cost.posterior(X)
             total = total + posterior.mean[..., 0, 0] + 0.5 * posterior.variance[..., 0, 0]  # type: ignore[attr-defined]
-        for chance in (self.feasibility, self.hard_budget):
-            if chance is not None:
-                total = total - chance.log_probability(X)
         return total
 
 
@@ -141,6 +136,15 @@ def inverse_log_h(y: Tensor) -> Tensor:
 def log_h(u: Tensor) -> Tensor:
     """`log(phi(u) + u Phi(u))`, accurate for any `u`: BoTorch's (Ament et al., arXiv:2310.20708)."""
     return _log_ei_helper(u)
+
+
+def _tempered(y: Tensor) -> Tensor:
+    """`y` as it is up to 30, and beyond in ever smaller print: `u` is about `exp(y)` there.
+
+    A point that meets its constraints with probability `exp(-2000)` has an index below all others'
+    either way, and so one that is finite, with a gradient that leads out of there.
+    """
+    return torch.where(y > _DEAREST, _DEAREST + (y - _DEAREST).clamp_min(0.0).log1p(), y)
 
 
 def decayed_lambda(best_ratio: float) -> float:

@@ -4,12 +4,13 @@ Source: Lee, Perrone, Archambeau, Seeger, Cost-aware Bayesian Optimization, arXi
 EI(x) / c(x)^alpha, with alpha falling from 1 to 0 over the budget. Deviations: we work with log EI,
 which keeps gradients where EI underflows (Ament et al., arXiv:2310.20708); and failed trials enter
 as a factor P(success), as unknown constraints do in Gelbart, Snoek, Adams, arXiv:1403.5607; and so
-does the hard budget, as a factor P(cost <= what is left).
+do outcome constraints, and the hard budget, as a factor P(cost <= what is left).
 """
 
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 
 from botorch.acquisition.analytic import AnalyticAcquisitionFunction, LogExpectedImprovement
 from botorch.models.deterministic import DeterministicModel
@@ -17,13 +18,14 @@ from botorch.models.model import Model
 from botorch.utils.transforms import t_batch_mode_transform
 from torch import Tensor
 
-from frugalbo.acquisition.hard_budget import HardBudget
-from frugalbo.models.feasibility import FeasibilityGP
+from frugalbo.acquisition.chances import Chance, log_chances
 from frugalbo.models.objective import ObjectiveGP
 
 
 class LogEIPerCost(LogExpectedImprovement):
-    """`log EI(x) - alpha log c(x) + log P(success | x) + log P(cost(x) <= left)`, for one point at a time.
+    """`log EI(x) - alpha log c(x) + sum of log chances(x)`, for one point at a time.
+
+    With alpha 0 and one chance for each independent constraint it is BoTorch's `LogConstrainedExpectedImprovement`.
 
     Args:
         model: The objective's model.
@@ -31,8 +33,7 @@ class LogEIPerCost(LogExpectedImprovement):
         log_cost: A model whose posterior mean is `log c(x)`; any unit will do, as a constant
             factor in the cost only shifts the result. None where all cost the same.
         alpha: How much the cost counts, in [0, 1]. At 0 this is plain log EI.
-        feasibility: The model of success; None where nothing has failed.
-        hard_budget: The chance that the budget lasts; None where it has no end.
+        chances: What must come true for the value to count: success, constraints, a budget that lasts.
 
     Raises:
         ValueError: If `alpha` is outside [0, 1].
@@ -45,8 +46,7 @@ class LogEIPerCost(LogExpectedImprovement):
         log_cost: Model | None = None,
         alpha: float = 1.0,
         *,
-        feasibility: FeasibilityGP | None = None,
-        hard_budget: HardBudget | None = None,
+        chances: Sequence[Chance] = (),
         maximize: bool = True,
     ) -> None:
         if not (math.isfinite(alpha) and 0 <= alpha <= 1):
@@ -54,8 +54,7 @@ class LogEIPerCost(LogExpectedImprovement):
         super().__init__(model=model, best_f=best_f, maximize=maximize)
         self.log_cost = log_cost
         self.alpha = alpha
-        self.feasibility = feasibility
-        self.hard_budget = hard_budget
+        self.chances = tuple(chances)
 
     @t_batch_mode_transform(expected_q=1)  # type: ignore[arg-type]
     def forward(self, X: Tensor) -> Tensor:
@@ -65,11 +64,7 @@ class LogEIPerCost(LogExpectedImprovement):
             plain = isinstance(self.log_cost, DeterministicModel)
             log_cost = self.log_cost(X) if plain else self.log_cost.posterior(X).mean  # type: ignore[attr-defined]
             value = value - self.alpha * log_cost[..., 0, 0]  # b x 1 x 1 -> b
-        if self.feasibility is not None:
-            value = value + self.feasibility.log_probability(X)
-        if self.hard_budget is not None:
-            value = value + self.hard_budget.log_probability(X)
-        return value
+        return value + log_chances(self.chances, X)
 
     def _mean_and_sigma(
         self, X: Tensor, compute_sigma: bool = True, min_var: float = 1e-12

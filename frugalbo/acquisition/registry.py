@@ -10,7 +10,7 @@
 | `nei` | noisy expected improvement: over the best of the noisy points, jointly | | averaged over |
 | `ucb` | the upper confidence bound | | believed |
 | `kg` | the knowledge gradient, over a set of good points | | believed |
-| `mes` | max-value entropy search (GIBBON's bound for one point) | | believed |
+| `mes` | max-value entropy search (GIBBON's bound for one point; CMES-IBO under constraints) | | believed |
 | `jes` | joint entropy search | | believed |
 | `pes` | predictive entropy search | | believed |
 | `ts` | Thompson sampling, on the pool; a batch in-slate | | believed |
@@ -29,8 +29,11 @@ Hutter, Deisenroth, arXiv:1805.10196); only `ts` chooses all members together, a
   pending points than `qei` and `nei`. A draw of `ts` needs no belief, as draws differ by themselves; it has
   one so that points that are known to be pending are not drawn for what is unknown there.
 
-In all of them failures count by the chance of success, and a hard budget by the chance that it
-lasts: added where the value is a logarithm or an index, multiplied where it is positive.
+In all of them failures count by the chance of success, outcome constraints by the chance to meet them,
+and a hard budget by the chance that it lasts: added where the value is a logarithm or an index, multiplied
+where it is positive. The best to improve upon, and the points among which optima are sampled or means
+compared, are those that are likely to meet the constraints. Where no point that is known is, no
+improvement is defined, and the value of every method is the chance alone (Gelbart et al., arXiv:1403.5607).
 
 Nothing here is limited by a clock, so that the same study gives the same suggestion; instead the work
 is bounded: by the number of samples and of candidates, which do not depend on the number of observations.
@@ -41,6 +44,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from botorch.acquisition.analytic import LogExpectedImprovement, UpperConfidenceBound
@@ -50,6 +54,8 @@ from botorch.sampling.normal import SobolQMCNormalSampler
 from torch import Tensor
 
 from frugalbo.acquisition.budgeted_lookahead import plan
+from frugalbo.acquisition.chances import Chance, log_chances
+from frugalbo.acquisition.constrained_max_value import ConstrainedMaxValueEntropy
 from frugalbo.acquisition.gittins import GittinsIndex, decayed_lambda
 from frugalbo.acquisition.hard_budget import HardBudget
 from frugalbo.acquisition.in_slate import priorities
@@ -59,6 +65,7 @@ from frugalbo.acquisition.log_cost import learned_log_cost, learned_log_mean_cos
 from frugalbo.acquisition.log_ei_per_cost import LogEIPerCost
 from frugalbo.acquisition.predictive_entropy import PredictiveEntropySearch
 from frugalbo.budget.cost import FittedCost
+from frugalbo.models.constraint import ConstraintModel
 from frugalbo.models.feasibility import FeasibilityGP
 from frugalbo.models.objective import Objective, ObjectiveGP
 
@@ -87,6 +94,7 @@ class Situation:
         alpha: How much the cost counts, for `bo`, and in what `bmsei` expects to do later.
         seed: Of samples.
         trials_left: How many trials the budget still has.
+        constraints: Models of the outcome constraints of which something is known, believing as `objective` does.
     """
 
     objective: Objective
@@ -99,14 +107,40 @@ class Situation:
     hard_budget: HardBudget | None
     seed: int
     trials_left: float = math.inf
+    constraints: tuple[ConstraintModel, ...] = ()
+
+    @property
+    def chances(self) -> tuple[Chance, ...]:
+        """What must come true for a trial to count."""
+        return (*self.constraints, *self.chances_to_end)
+
+    @property
+    def chances_to_end(self) -> tuple[Chance, ...]:
+        """What must come true for a trial to have a result, whether that meets the constraints or not."""
+        return tuple(chance for chance in (self.feasibility, self.hard_budget) if chance is not None)
 
     def log_chances(self, X: Tensor) -> Tensor:
-        """The log of the chances of success and of a budget that lasts, at b x 1 x d; shape b."""
-        total = torch.zeros_like(X[..., 0, 0])
-        for chance in (self.feasibility, self.hard_budget):
-            if chance is not None:
-                total = total + chance.log_probability(X)
-        return total
+        """The log of the probability that all of `chances` come true, at b x 1 x d; shape b."""
+        return log_chances(self.chances, X)
+
+    def is_likely(self, X: Tensor) -> Tensor:
+        """Which of the points `X` (m x d) are as likely as not to meet each outcome constraint; shape m."""
+        likely = torch.ones(X.shape[0], dtype=torch.bool)
+        with torch.no_grad():
+            for constraint in self.constraints:
+                likely &= constraint.is_likely(X.unsqueeze(-2))
+        return likely
+
+    def best(self) -> float | None:
+        """The smallest posterior mean at any known point likely to meet the constraints; None if none is."""
+        if not self.constraints:
+            return self.objective.best()
+        X = self.objective.model.train_inputs[0]
+        known = X[self.is_likely(X)]
+        if not len(known):
+            return None
+        with torch.no_grad():
+            return float(self.objective.model.posterior(known.unsqueeze(-2)).mean.min())
 
 
 @dataclass(frozen=True, slots=True)
@@ -120,7 +154,7 @@ class Chosen:
     """
 
     value: Acquisition
-    why: dict[str, float]
+    why: dict[str, Any]
     on_pool: Tensor | None = None
 
 
@@ -128,6 +162,8 @@ def choose(name: str, situation: Situation) -> Chosen:
     """The acquisition of that name; what it samples is a function of the situation's seed."""
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(situation.seed)
+        if situation.best() is None:
+            return Chosen(situation.log_chances, {"stage": "feasibility"})
         return ACQUISITIONS[name](situation)
 
 
@@ -138,6 +174,10 @@ def choose_slate(name: str, situation: Situation, count: int) -> Chosen:
     """
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(situation.seed)
+        if situation.best() is None:
+            with torch.no_grad():
+                values = situation.log_chances(situation.pool.unsqueeze(-2))
+            return Chosen(situation.log_chances, {"stage": "feasibility"}, values)
         return SLATES[name](situation, count)
 
 
@@ -152,11 +192,10 @@ def _log_ei(s: Situation) -> Chosen:
 def _priced(s: Situation, alpha: float) -> Chosen:
     value = LogEIPerCost(
         s.objective.model,
-        s.objective.best(),
+        _best(s),
         None if s.cost is None else learned_log_cost(*s.cost),
         alpha,
-        feasibility=s.feasibility,
-        hard_budget=s.hard_budget,
+        chances=s.chances,
         maximize=False,
     )
     return Chosen(value, {"alpha": round(alpha, 4)})
@@ -164,30 +203,29 @@ def _priced(s: Situation, alpha: float) -> Chosen:
 
 def _gittins(s: Situation) -> Chosen:
     """Costs are in units of the pool's typical one, improvements in standard deviations of what was seen."""
-    X, model, best = s.pool.unsqueeze(-2), s.objective.model, s.objective.best()
+    X, model, best = s.pool.unsqueeze(-2), s.objective.model, _best(s)
     log_cost, level = None, 0.0
     if s.cost is not None:
         fitted, steps = s.cost
         level = float(learned_log_cost(fitted, steps)(X).median())
         log_cost = learned_log_mean_cost(fitted, steps, level)
-    chances = {"feasibility": s.feasibility, "hard_budget": s.hard_budget}
     with torch.no_grad():
-        probe = GittinsIndex(model, log_cost, maximize=False, **chances)
+        probe = GittinsIndex(model, log_cost, chances=s.chances, maximize=False)
         log_ratio = LogExpectedImprovement(model, best, maximize=False)(X) - probe.log_expected_cost(X)
     price = decayed_lambda(math.exp(min(700.0, float(log_ratio.max()))))
-    return Chosen(GittinsIndex(model, log_cost, price, maximize=False, **chances), {"lambda": price})
+    return Chosen(GittinsIndex(model, log_cost, price, chances=s.chances, maximize=False), {"lambda": price})
 
 
 def _budgeted_lookahead(s: Situation) -> Chosen:
     found = plan(
         s.objective.model.negated(),
-        -s.objective.best(),
+        -_best(s),
         s.pool,
         cost=s.cost,
         left_s=math.inf if s.hard_budget is None else s.hard_budget.left_s,
         left_trials=s.trials_left,
         alpha=s.alpha,
-        feasibility=s.feasibility,
+        chances=(*s.constraints, *(() if s.feasibility is None else (s.feasibility,))),
     )
     horizon = {"horizon_s": found.horizon} if math.isfinite(found.horizon) else {}
     return Chosen(found.value, {"depth": found.depth, **horizon})
@@ -195,7 +233,7 @@ def _budgeted_lookahead(s: Situation) -> Chosen:
 
 def _noisy_ei(s: Situation) -> Chosen:
     model = s.unbelieving.model
-    X = model.train_inputs[0]
+    X = _likely(s, model.train_inputs[0])
     with torch.no_grad():
         best = model.posterior(X.unsqueeze(-2)).mean.reshape(-1).argsort()[:_BASELINE]
     value = qLogNoisyExpectedImprovement(
@@ -214,9 +252,11 @@ def _joint_ei(s: Situation) -> Chosen:
     The pending points and the observations are in every covariance, so points are evaluated in blocks.
     """
     model = s.unbelieving.model.negated()
+    with torch.no_grad():
+        best = float(model.posterior(_likely(s, model.train_inputs[0]).unsqueeze(-2)).mean.max())
     value = qLogExpectedImprovement(
         model=model,
-        best_f=-s.unbelieving.best(),
+        best_f=best,
         sampler=SobolQMCNormalSampler(torch.Size([_SAMPLES]), seed=s.seed),
         X_pending=s.pending if len(s.pending) else None,
     )
@@ -240,34 +280,42 @@ def _upper_confidence_bound(s: Situation) -> Chosen:
 def _knowledge_gradient(s: Situation) -> Chosen:
     model = s.objective.model.negated()
     with torch.no_grad():
-        P = torch.cat([model.train_inputs[0], s.pool])
+        P = _likely(s, torch.cat([model.train_inputs[0], s.pool]))
         best = model.posterior(P.unsqueeze(-2)).mean.reshape(-1).argsort(descending=True)
-    return _positive(s, DiscreteKnowledgeGradient(model, P[best[:_TARGETS]]))
+    return _positive(DiscreteKnowledgeGradient(model, P[best[:_TARGETS]]), s.chances)
 
 
 def _max_value_entropy(s: Situation) -> Chosen:
-    model = s.objective.model.negated()
-    value = qLowerBoundMaxValueEntropy(model, s.pool[:_CANDIDATES], num_mv_samples=_OPTIMA)
-    return _positive(s, value)
+    model, candidates = s.objective.model.negated(), s.pool[:_CANDIDATES]
+    if not s.constraints:
+        value = qLowerBoundMaxValueEntropy(model, candidates, num_mv_samples=_OPTIMA)
+        return _positive(value, s.chances)
+    with torch.no_grad():
+        values = _draws(model, candidates, _OPTIMA)
+        for constraint in s.constraints:
+            drawn = _draws(constraint.excess.model, candidates, _OPTIMA)
+            values = torch.where(drawn <= constraint.bound, values, -math.inf)
+    best = values.max(dim=-1).values
+    return _positive(ConstrainedMaxValueEntropy(model, s.constraints, best), s.chances_to_end)
 
 
 def _joint_entropy(s: Situation) -> Chosen:
     model = s.objective.model.negated()
-    candidates = s.pool[:_CANDIDATES]
+    candidates = _likely(s, s.pool)[:_CANDIDATES]
     with torch.no_grad():
         best, where = _draws(model, candidates, _OPTIMA).max(dim=-1)
-    return _positive(s, JointEntropySearch(model, candidates[where], best))
+    return _positive(JointEntropySearch(model, candidates[where], best), s.chances)
 
 
 def _predictive_entropy(s: Situation) -> Chosen:
     """The rivals of a sampled optimum are the other ones and the best points known."""
     model = s.objective.model.negated()
-    X, candidates = model.train_inputs[0], s.pool[:_CANDIDATES]
+    X, candidates = _likely(s, model.train_inputs[0]), _likely(s, s.pool)[:_CANDIDATES]
     with torch.no_grad():
         optima = candidates[_draws(model, candidates, _OPTIMA).argmax(dim=-1)]
         best = model.posterior(X.unsqueeze(-2)).mean.reshape(-1).argsort(descending=True)[:_RIVALS]
     rivals = torch.unique(torch.cat([optima, X[best]]), dim=0)
-    return _positive(s, PredictiveEntropySearch(model, optima, rivals))
+    return _positive(PredictiveEntropySearch(model, optima, rivals), s.chances)
 
 
 def _thompson(s: Situation) -> Chosen:
@@ -308,11 +356,23 @@ ACQUISITIONS: dict[str, Callable[[Situation], Chosen]] = {
 SLATES: dict[str, Callable[[Situation, int], Chosen]] = {"ts": _in_slate}
 
 
-def _positive(s: Situation, value: Acquisition) -> Chosen:
+def _best(s: Situation) -> float:
+    best = s.best()
+    assert best is not None  # `choose` asks for the chance alone where nothing is there to improve upon
+    return best
+
+
+def _likely(s: Situation, X: Tensor) -> Tensor:
+    """Those of the points `X` (m x d) that are likely to meet the constraints; all, if none is."""
+    likely = s.is_likely(X)
+    return X[likely] if bool(likely.any()) else X
+
+
+def _positive(value: Acquisition, chances: tuple[Chance, ...]) -> Chosen:
     def chanced(X: Tensor) -> Tensor:
         v = value(X)
         # Estimates of what is positive may be slightly negative; those are left alone.
-        return torch.where(v > 0, v * s.log_chances(X).exp(), v)
+        return torch.where(v > 0, v * log_chances(chances, X).exp(), v)
 
     return Chosen(chanced, {})
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 import torch
@@ -17,7 +17,7 @@ from gpytorch.likelihoods import GaussianLikelihood
 from gpytorch.means import ConstantMean
 from gpytorch.priors import LogNormalPrior
 from linear_operator.operators import DenseLinearOperator
-from numpy.typing import ArrayLike
+from numpy.typing import ArrayLike, NDArray
 from torch import Tensor
 
 from frugalbo.models.kernel import Group, MixedMatern, lengthscale_prior
@@ -152,12 +152,24 @@ class ObjectiveGP(SingleTaskGP):
         return self._factor[1], self._factor[2]
 
 
+class Transform(Protocol):
+    """What a model sees of outcomes, and back."""
+
+    def __call__(self, losses: ArrayLike, /) -> NDArray[np.float64]:
+        """Standardised, n to n; rising, but for plateaus at the ends."""
+        ...
+
+    def inverse(self, t: float) -> float:
+        """The outcome that the model sees as `t`."""
+        ...
+
+
 @dataclass(frozen=True, slots=True)
 class Objective:
     """A fitted model with the transform of its outcomes; smaller outcomes are better."""
 
     model: ObjectiveGP
-    outcome: Outcome
+    outcome: Transform
     fit: Hyperparameters
 
     def best(self) -> float:
@@ -185,6 +197,8 @@ def fit_objective(
     categorical: Sequence[int],
     searched: int | None = None,
     groups: Sequence[Group] = (),
+    *,
+    outcome: Transform | None = None,
 ) -> Objective:
     """The objective's model, fitted by maximum a posteriori to losses (smaller is better).
 
@@ -194,9 +208,10 @@ def fit_objective(
         categorical: The dimensions along which only equality counts.
         searched: The dimensions that can vary; all by default.
         groups: Those of the categorical dimensions that share their values.
+        outcome: What the model sees of the losses; by default `Outcome.of(losses)`.
     """
     points = np.ascontiguousarray(np.asarray(X, dtype=np.float64))
-    outcome = Outcome.of(losses)
+    outcome = outcome or Outcome.of(losses)
     y = outcome(losses)
     dims = max(1, points.shape[1] if searched is None else searched)
     found = fit_map(points, y, tuple(categorical), lengthscale_prior(dims), groups)

@@ -11,6 +11,9 @@ Which acquisition (`frugalbo.acquisition.registry`) is the method's name, or pic
   more, at the end only the answer counts.
 * `P(success)`, as soon as something has failed. A failed trial has no objective value, and
   none is invented; one that ran into its cap on time is a matter of cost, not of failure.
+* `P(constraints hold)`: outcome constraints have a model each (`frugalbo.models.constraint`). An improvement is
+  one over the best of what is likely to meet them; as long as nothing is, the value is the chance to
+  meet them alone.
 * `P(c <= left)`, where `left` is what the budget of time or money leaves for one more trial. Of what is
   more likely than not to cost more, nothing is suggested, unless there is nothing else.
 
@@ -48,6 +51,7 @@ from frugalbo.budget.afford import seconds_left
 from frugalbo.budget.cost import CostModel, FittedCost, KnownCost, LearnedCost, cost_model, fit_cost
 from frugalbo.budget.worth import MinGain
 from frugalbo.errors import FrugalWarning
+from frugalbo.models.constraint import ConstraintModel, fit_constraint
 from frugalbo.models.feasibility import FeasibilityGP
 from frugalbo.models.kernel import Group
 from frugalbo.models.objective import Objective, fit_objective
@@ -73,6 +77,7 @@ _CONFIDENCE = 0.995  # of what earlier suggestions of a batch will hold
 _LEAST_S = 1e-6
 MODEL_OF = 400
 _COARSE = 80  # observations that the lengthscales for the choice of a subset are fitted to
+_LEAST_MEASURED = 2  # values of a metric before its constraint has a model
 _PRICED = ("device_seconds", "dollars", "wall_seconds")
 # Arithmetic that a study can make fail; anything else is a mistake of ours and not caught.
 _FAILURES = (torch.linalg.LinAlgError, np.linalg.LinAlgError, NanError, NotPSDError)  # type: ignore[attr-defined]
@@ -211,14 +216,22 @@ class BayesianProposer:
             near = nearest_and_spread(evidence.ran_at, evidence.best(CENTRES), self.model_of)
             ran = [evidence.ran[i] for i in near]
             feasibility = FeasibilityGP(evidence.ran_at[near], ran, categorical, points.searched)
+        constraints = tuple(
+            fit_constraint(constraint, X, values, categorical, points.searched)
+            for constraint, (X, values) in evidence.measured.items()
+            if len(values) >= _LEAST_MEASURED
+        )
+        for model in constraints:
+            if model.excess.fit.problem:
+                raise np.linalg.LinAlgError(f"{model.constraint}: {model.excess.fit.problem}")
         alpha = _share_left(study) if self.alpha == "cooling" else float(self.alpha)
         if self.method not in ("bo", "bmsei"):
             alpha = 0.0
         counts = alpha > 0 or self.method == "pbgi" or (self.method == "auto" and _share_left(study) > 0)
         timed = self.min_gain is not None and self.min_gain.resource != "evaluations"
         limited = self.hard_budget and math.isfinite(seconds_left(study))
-        wanted = counts or timed or limited
-        return _Fitted(objective, feasibility, self._cost(study, points) if wanted else None, alpha)
+        cost = self._cost(study, points) if counts or timed or limited else None
+        return _Fitted(objective, feasibility, cost, alpha, constraints)
 
     def _rows(self, evidence: Evidence, categorical: tuple[int, ...]) -> NDArray[np.intp]:
         """The observations that the model is of."""
@@ -254,6 +267,7 @@ class _Fitted:
     feasibility: FeasibilityGP | None
     cost: tuple[FittedCost, float] | None
     alpha: float
+    constraints: tuple[ConstraintModel, ...]
 
     def situation(self, pool: Array, pending: Array, left_s: float, seed: int, trials_left: float) -> Situation:
         """What an acquisition may look at, while `pending` have no value, and so much of the budget is left."""
@@ -268,6 +282,7 @@ class _Fitted:
             HardBudget(*self.cost, max(_LEAST_S, left_s)) if self.cost and math.isfinite(left_s) else None,
             seed,
             trials_left,
+            tuple(c.believing(pending) for c in self.constraints) if len(pending) else self.constraints,
         )
 
 
@@ -331,15 +346,24 @@ def _explain(study: Study, situation: Situation, u: Array) -> dict[str, Any]:
             for chance in (situation.feasibility, situation.hard_budget)
         ]
         log_c = None if situation.cost is None else float(learned_log_cost(*situation.cost)(X))
-    best = sense.to_loss(outcome.inverse(situation.objective.best()))
-    return {
+        constraints = {
+            str(c.constraint): {"predicted": c.predicted(X), "probability": math.exp(float(c.log_probability(X)))}
+            for c in situation.constraints
+        }
+        best = situation.best()
+    why: dict[str, Any] = {
         "predicted": sense.to_loss(outcome.inverse(mean)),
         "predicted_95": sorted(sense.to_loss(outcome.inverse(t)) for t in (mean - 2 * sd, mean + 2 * sd)),
-        "best": best,
         "success": chances[0],
         "predicted_cost_s": None if log_c is None else math.exp(log_c),
         "within_budget": chances[1],
     }
+    if best is not None:
+        why["best"] = sense.to_loss(outcome.inverse(best))
+    if study.problem.bounds:
+        why["constraints"] = constraints
+        why["unmeasured"] = [str(c) for c in study.problem.bounds if str(c) not in constraints]
+    return why
 
 
 @cache

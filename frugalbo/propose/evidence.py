@@ -1,4 +1,4 @@
-"""What a study tells a model: losses and where they are, failures, and points whose value is not known yet."""
+"""What a study tells a model: losses, constrained metrics, failures, and points whose value is not known yet."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ from collections.abc import Sequence
 import numpy as np
 from numpy.typing import NDArray
 
+from frugalbo.constraint import OutcomeConstraint
 from frugalbo.propose.points import Points
 from frugalbo.space import Params
 from frugalbo.study import Failure, Status, Study, Trial
@@ -33,17 +34,35 @@ class Evidence:
         self.pending = np.array(waiting) if waiting else empty
         tried = [u for _, u, _ in rows] + [space.encode(params) for params in also_pending]
         self.tried = np.array(tried) if tried else empty
-        ran = [(u, ran) for t, u, v in rows if (ran := _ran(t, v)) is not None]
+        self.violations = np.array([study.violation(t) for t, _, v in rows if v is not None])
+        self.measured = {c: _measured(study, c, rows) for c in study.problem.bounds}
+        reported = [c.metric for c, (_, values) in self.measured.items() if len(values)]
+        ran = [(u, ran) for t, u, v in rows if (ran := _ran(study, t, v, reported)) is not None]
         self.ran_at = np.array([u for u, _ in ran]).reshape(-1, space.dim)
         self.ran = [ran for _, ran in ran]
 
     def best(self, count: int) -> Array:
-        """The points with the smallest losses, best first."""
-        return self.X[np.argsort(self.losses, kind="stable")[:count]]
+        """The points with the least violation of constraints, and of these the smallest losses, best first."""
+        return self.X[np.lexsort((self.losses, self.violations))[:count]]
 
 
-def _ran(trial: Trial, value: float | None) -> bool | None:
-    """Whether a trial speaks for success (True), for failure (False), or for neither."""
+def _measured(
+    study: Study, constraint: OutcomeConstraint, rows: Sequence[tuple[Trial, Array, float | None]]
+) -> tuple[Array, Array]:
+    """Where the metric of a constraint is known, n x d, and what it is, n; a trial without an objective may have it."""
+    found = [(u, study.measured(trial, constraint.metric)) for trial, u, _ in rows]
+    known = [(u, value) for u, value in found if value is not None]
+    X = np.array([u for u, _ in known]).reshape(-1, study.problem.space.dim)
+    return X, np.array([value for _, value in known])
+
+
+def _ran(study: Study, trial: Trial, value: float | None, reported: Sequence[str]) -> bool | None:
+    """Whether a trial speaks for success (True), for failure (False), or for neither.
+
+    One that has a value but lacks a constrained metric that others reported can never count, so it failed.
+    """
+    if value is not None and any(study.measured(trial, metric) is None for metric in reported):
+        return False
     if trial.status == Status.FAILED:
         # A cap on time is the cost model's business.
         return None if trial.ends[-1].failure == Failure.TIMEOUT else False

@@ -86,10 +86,13 @@ class Worth:
         """
         if self.unit_s is not None and (situation.cost is None or math.isinf(self.unit_s)):
             return ""
+        best_known = situation.best()
+        if best_known is None:  # nothing meets the constraints yet, so the first that does is worth anything
+            return ""
         price = self.min_gain.price
         best = 0.0
         if self.varies:
-            value, pool = self.log_ratio(situation), situation.pool.numpy()
+            value, pool = self.log_ratio(situation, best_known), situation.pool.numpy()
             with torch.no_grad():
                 # Mostly something in the pool is worth it, and a search for the best is not.
                 if float(value(situation.pool.unsqueeze(-2)).max()) > math.log(price):
@@ -109,16 +112,14 @@ class Worth:
             f"for {amount[self.min_gain.resource]}, and {self.min_gain.gain:g} was asked for"
         )
 
-    def log_ratio(self, situation: Situation) -> LogRatio:
-        """The log of gain over cost, in the objective's units for one of the price's resource."""
+    def log_ratio(self, situation: Situation, best: float) -> LogRatio:
+        """The log of gain over `best` over cost, in the objective's units for one of the price's resource."""
         objective = situation.objective
-        best = objective.best()
         scale = objective.outcome.inverse(best) - objective.outcome.inverse(best - 1)
         cost = None
         if self.unit_s is not None and situation.cost is not None:
             cost = learned_log_mean_cost(*situation.cost, level=math.log(self.unit_s))
-        chances = {"feasibility": situation.feasibility, "hard_budget": situation.hard_budget}
-        value = LogEIPerCost(objective.model, best, cost, 1.0, maximize=False, **chances)
+        value = LogEIPerCost(objective.model, best, cost, 1.0, chances=situation.chances, maximize=False)
         return LogRatio(value, math.log(max(scale, 1e-300)))
 
 

@@ -6,6 +6,7 @@ matplotlib, are imported only by `Report.write`.
 
 from __future__ import annotations
 
+import math
 import os
 from collections import Counter
 from collections.abc import Iterator
@@ -54,8 +55,13 @@ class Report:
 
     @property
     def best(self) -> Trial | None:
-        """The trial with the best objective at the full number of steps."""
+        """As `Study.best`: the best that meets the outcome constraints, else the nearest to it."""
         return self.study.best()
+
+    @property
+    def is_feasible(self) -> bool:
+        """Whether the best trial meets all outcome constraints; False if there is none."""
+        return self.best is not None and self.study.is_feasible(self.best)
 
     @property
     def best_value(self) -> float | None:
@@ -91,7 +97,13 @@ class Report:
             "minimize": study.problem.objective.sign > 0,
             "best": None
             if self.best is None
-            else {"trial": self.best.number, "value": self.best_value, "params": dict(self.best.params)},
+            else {
+                "trial": self.best.number,
+                "value": self.best_value,
+                "params": dict(self.best.params),
+                **feasibility_json(study, self.best),
+            },
+            "constraints": [str(constraint) for constraint in study.problem.bounds],
             "defaults": None
             if against is None
             else {
@@ -130,6 +142,17 @@ class Report:
         return folder / "index.html"
 
 
+def feasibility_json(study: Study, trial: Trial) -> dict[str, Any]:
+    """Whether a trial meets the outcome constraints, and by how much it violates which; nothing where there are none.
+
+    Null stands for a metric that was not reported.
+    """
+    if not study.problem.bounds:
+        return {}
+    violations = {text: by if math.isfinite(by) else None for text, by in study.violations(trial).items()}
+    return {"is_feasible": study.is_feasible(trial), "violations": violations}
+
+
 def trial_table(study: Study, knobs: dict[str, str] | None = None) -> list[dict[str, Any]]:
     """All trials as flat rows of strict JSON types, for CSV, JSON and data frames.
 
@@ -137,6 +160,8 @@ def trial_table(study: Study, knobs: dict[str, str] | None = None) -> list[dict[
         study: Any.
         knobs: Parameter to column. By default each has its own name, or `params.name` where a column
             of ours has that name. Inactive parameters have no entry.
+
+    With outcome constraints there are `is_feasible` and the constrained metrics, `metrics.name`, besides.
     """
     rows = []
     for row in trial_rows(study):
@@ -153,6 +178,9 @@ def trial_table(study: Study, knobs: dict[str, str] | None = None) -> list[dict[
             "is_default": row.is_default,
             "is_best": row.is_best,
         }
+        if study.problem.bounds:
+            flat["is_feasible"] = study.is_feasible(study.trials[row.number])
+            flat |= {f"metrics.{metric}": value for metric, value in row.measured.items()}
         columns = {name: f"params.{name}" if name in flat else name for name in row.params} if knobs is None else knobs
         rows.append(flat | {columns[name]: value for name, value in row.params.items() if name in columns})
     return rows
@@ -168,7 +196,9 @@ def _best_lines(study: Study) -> list[str]:
     best, metric = study.best(), study.problem.objective.metric
     if best is None:
         return [f"No trial has a result; {wording.gain(study)}." if study.trials else "No trial was started."]
-    lines = [f"Best: trial {best.number}, {metric} {wording.number(study.value(best), 6)}; {wording.gain(study)}"]
+    value = f"trial {best.number}, {metric} {wording.number(study.value(best), 6)}"
+    lacking = wording.violation(study, best)
+    lines = [f"Nearest: {value}, but it {lacking}" if lacking else f"Best: {value}; {wording.gain(study)}"]
     against = against_defaults(study)
     defaults = {name: default for name, default, _ in against.changes} if against else {}
     wide = max(len(name) for name in best.params)
@@ -200,8 +230,7 @@ def _run_lines(study: Study) -> list[str]:
     by = Counter(trial.status for trial in study.trials.values())
     counted = ", ".join(f"{by[status]} {status}" for status in Status if by[status])
     lines = [f"{wording.count(len(study.trials), 'trial')}: {counted}"]
-    if (text := wording.utilisation_text(study)) is not None:
-        lines.append(text)
+    lines += [text for text in (wording.constraints(study), wording.utilisation_text(study)) if text is not None]
     if study.ledger and (limit := study.ledger.budget.memory_bytes):
         peak = wording.amount("memory_bytes", peak_held(study, "memory_bytes"))
         lines.append(f"memory lent at one time: at most {peak} of {wording.amount('memory_bytes', limit)}")

@@ -77,7 +77,12 @@ class Accounts:
 
 @dataclass(frozen=True, slots=True)
 class TrialRow:
-    """A trial in one line."""
+    """A trial in one line.
+
+    Args:
+        measured: The metrics of the outcome constraints.
+        violations: As `Study.violations`; of a trial without a result, too.
+    """
 
     number: int
     status: Status
@@ -92,6 +97,8 @@ class TrialRow:
     log_tail: str
     is_default: bool
     is_best: bool
+    measured: dict[str, float | None]
+    violations: dict[str, float]
 
 
 @dataclass(frozen=True, slots=True)
@@ -100,6 +107,7 @@ class AgainstDefaults:
 
     Args:
         gain: By how much the best is better, in the metric's units; never below 0 once both are known.
+            None where the defaults do not meet the outcome constraints, which makes the two incomparable.
         relative: The gain over the size of the defaults' value.
         changes: For each knob its default and its best value; None where it is inactive.
     """
@@ -161,9 +169,14 @@ def results(study: Study, resource: Resource = "device_seconds") -> list[Result]
 
 
 def best_so_far(study: Study, resource: Resource = "device_seconds") -> list[tuple[float, float, int]]:
-    """Each improvement as `(spent, loss, trial)`: smaller losses are better whatever the objective's direction."""
+    """Each improvement as `(spent, loss, trial)`: smaller losses are better whatever the objective's direction.
+
+    Only results that meet the outcome constraints count.
+    """
     steps: list[tuple[float, float, int]] = []
     for result in results(study, resource):
+        if not study.is_feasible(study.trials[result.trial]):
+            continue
         loss = study.problem.objective.to_loss(result.value)
         if not steps or loss < steps[-1][1]:
             steps.append((result.spent, loss, result.trial))
@@ -303,6 +316,8 @@ def trial_rows(study: Study) -> list[TrialRow]:
             log_tail=trial.ends[-1].log_tail if trial.ends else "",
             is_default=trial is default,
             is_best=trial is best,
+            measured={c.metric: study.measured(trial, c.metric) for c in study.problem.bounds},
+            violations=study.violations(trial),
         )
         for trial in study.trials.values()
     ]
@@ -322,7 +337,7 @@ def against_defaults(study: Study) -> AgainstDefaults | None:
     default_value = study.value(default) if default else None
     best_value = study.value(best) if best else None
     gain = relative = None
-    if default_value is not None and best_value is not None:
+    if default_value is not None and best_value is not None and default and study.is_feasible(default):
         to_loss = study.problem.objective.to_loss
         gain = to_loss(default_value) - to_loss(best_value)
         relative = gain / abs(default_value) if default_value else None

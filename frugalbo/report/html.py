@@ -125,7 +125,9 @@ def _tiles(report: Report) -> str:
     metric = study.problem.objective.metric
     tiles = []
     if report.best is not None:
-        tiles.append((f"best {metric}", wording.number(report.best_value), f"trial {report.best.number}"))
+        lacking = wording.violation(study, report.best)
+        aside = f"trial {report.best.number}" + (f", {lacking}" if lacking else "")
+        tiles.append((f"{'nearest' if lacking else 'best'} {metric}", wording.number(report.best_value), aside))
         against = against_defaults(study)
         if against and against.gain is not None and against.best is not against.default:
             better = "lower" if study.problem.objective.sign > 0 else "higher"
@@ -142,6 +144,9 @@ def _tiles(report: Report) -> str:
         tiles.append(("held", wording.amount(resource, book.held, book.total), "by running segments"))
     done = sum(study.value(trial) is not None for trial in study.trials.values())
     tiles.append(("trials", str(len(study.trials)), f"{done} with a result"))
+    if study.problem.bounds:
+        met = sum(study.is_feasible(trial) for trial in study.trials.values())
+        tiles.append(("meet the constraints", str(met), ", ".join(map(str, study.problem.bounds))))
     failed = len(study.with_status(Status.FAILED))
     if failed:
         tiles.append(("failed", str(failed), wording.share(failed, len(study.trials)) + " of the trials"))
@@ -189,9 +194,12 @@ def _configuration(study: Study) -> str:
     key = '<p class="key"><span class="best">●</span> best' + (
         ' <span class="default">◆</span> defaults</p>' if against else "</p>"
     )
+    lacking = wording.violation(study, best)
+    heading = "The configuration nearest to the constraints" if lacking else "The best configuration"
+    said = " ".join(f"{part}." for part in (lacking or wording.gain(study), wording.constraints(study)) if part)
     return (
-        f'<section id="configuration">\n<h2>The best configuration</h2>\n'
-        f"<p>Trial {best.number}: {text(wording.gain(study))}.</p>\n"
+        f'<section id="configuration">\n<h2>{heading}</h2>\n'
+        f"<p>Trial {best.number}: {text(said, 1000)}</p>\n"
         f'<div class="scroll"><table class="config"><thead><tr>{head}</tr></thead><tbody>{"".join(rows)}</tbody>'
         f"<tfoot><tr>{result}</tr></tfoot></table></div>{key}\n</section>"
     )
@@ -240,7 +248,17 @@ def _trials(study: Study) -> str:
         return ""
     names = list(study.problem.space.names)
     metric = text(study.problem.objective.metric, 40)
-    columns = ["trial", "status", metric, "steps", "segments", "device-s", *(text(name, 60) for name in names)]
+    bounded = [text(name, 40) for name in rows[0].measured]
+    columns = [
+        "trial",
+        "status",
+        metric,
+        *bounded,
+        "steps",
+        "segments",
+        "device-s",
+        *(text(name, 60) for name in names),
+    ]
     head = "".join(f'<th scope="col"><button type="button">{name}</button></th>' for name in columns)
     body = "".join(_trial(row, names) for row in rows)
     return (
@@ -258,12 +276,19 @@ def _trial(row: TrialRow, names: Sequence[str]) -> str:
     cells = [
         f'<td data-v="{row.number}">{row.number}{mark}</td><td{said}>{status}</td>',
         _number_cell(row.value, wording.number(row.value, 5)),
+        *(_number_cell(value, _measured(row, metric)) for metric, value in row.measured.items()),
         f"<td>{row.last_step}</td><td>{row.segments}</td>",
         _number_cell(row.device_seconds, wording.number(row.device_seconds, 3)),
         *(_value_cell(row.params.get(name)) for name in names),
     ]
     css = ' class="top"' if row.is_best else ""
     return f"<tr{css}>{''.join(cells)}</tr>"
+
+
+def _measured(row: TrialRow, metric: str) -> str:
+    """The metric of a constraint; marked where the constraint is violated."""
+    violated = row.value is not None and any(constraint.partition(" ")[0] == metric for constraint in row.violations)
+    return wording.number(row.measured[metric], 5) + (" ✗" if violated else "")
 
 
 def _value_cell(value: object) -> str:

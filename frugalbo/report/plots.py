@@ -44,6 +44,10 @@ _EARLY_TO_LATE: Final = LinearSegmentedColormap.from_list("order", ["#bccbd8", "
 _BAD_TO_GOOD: Final = LinearSegmentedColormap.from_list("rank", ["#93a3b3", "#4a9fd0", "#1a7cc0"])
 _STAR: Final = {"marker": "*", "s": 190, "color": BLUE, "edgecolors": INK, "linewidths": 0.9, "zorder": 6}
 _DIAMOND: Final = {"marker": "D", "s": 48, "color": ORANGE, "edgecolors": PAPER, "linewidths": 0.8, "zorder": 5}
+_VIOLATING: Final = {
+    "marker": "o", "s": 22, "facecolors": "none", "edgecolors": FAINT, "linewidths": 1.0,
+    "label": "violates a constraint",
+}  # fmt: skip
 _CROSS: Final = {"marker": "x", "s": 26, "color": COLOURS["failed"], "linewidths": 1.3, "clip_on": False, "zorder": 4}
 
 
@@ -64,14 +68,21 @@ def best_so_far(study: Study) -> Figure:
     keep = [default.default_value] if default and default.default_value is not None else []
     _value_axis(ax, study, y, keep)
     low, high = ax.get_ylim()
-    inside = [(a, b) for a, b in zip(x, y, strict=True) if low <= b <= high]
-    ax.scatter(*zip(*inside, strict=True), s=22, color=FAINT, edgecolors="none", zorder=3, label="a trial")  # type: ignore[misc]
+    for met, marks in (
+        (True, {"s": 22, "edgecolors": "none", "color": FAINT, "label": "a trial"}),
+        (False, _VIOLATING),
+    ):
+        inside = [(a, r.value) for a, r in zip(x, found, strict=True)
+                  if low <= r.value <= high and study.is_feasible(study.trials[r.trial]) == met]  # fmt: skip
+        if inside:
+            ax.scatter(*zip(*inside, strict=True), zorder=3, **marks)  # type: ignore[arg-type]
     _mark_outside(ax, x, y)
     best = improvements(study, resource)
     steps = [(s / size, objective.to_loss(loss)) for s, loss, _ in best]
-    xs, ys = zip(*steps, (end, steps[-1][1]), strict=True)
-    ax.plot(xs, ys, drawstyle="steps-post", color=BLUE, linewidth=2.2, zorder=4, label="best so far")
-    ax.scatter(*steps[-1], **_STAR, label=f"the best, trial {best[-1][2]}")
+    if steps:
+        xs, ys = zip(*steps, (end, steps[-1][1]), strict=True)
+        ax.plot(xs, ys, drawstyle="steps-post", color=BLUE, linewidth=2.2, zorder=4, label="best so far")
+        ax.scatter(*steps[-1], **_STAR, label=f"the best, trial {best[-1][2]}")
     if keep:
         ax.axhline(keep[0], color=ORANGE, linewidth=1.6, linestyle=(0, (5, 3)), zorder=2, label="defaults")
     right = (account.total or 0) / size
@@ -369,4 +380,5 @@ def _slices_title(study: Study) -> str:
         return "No result; crosses are failed trials"
     names = study.problem.space.names
     shown = ", ".join(f"{n} {wording.setting(best.params[n])}" for n in names[:4] if n in best.params)
-    return look.plain(f"The best is at {shown}" + (", …" if len(names) > 4 else ""), 95)
+    which = "best" if study.is_feasible(best) else "nearest to the constraints"
+    return look.plain(f"The {which} is at {shown}" + (", …" if len(names) > 4 else ""), 95)

@@ -16,7 +16,7 @@ from frugalbo.report.findings import (
     utilisation,
 )
 from frugalbo.report.importance import Importance
-from frugalbo.study import Study
+from frugalbo.study import Study, Trial
 
 # From how many seconds on a unit reads well, its size, its name.
 _TIMES: Final = (
@@ -110,15 +110,50 @@ def headline(study: Study) -> str:
     spent = spent_of_budget(study)
     if best is None:
         return f"No result after {spent}" if study.trials else "Nothing has run yet"
+    if not study.is_feasible(best):
+        nearest = f"{metric} {number(study.value(best))} of trial {best.number} {violation(study, best)}"
+        return f"No result meets the constraints after {spent}; the nearest, {nearest}"
     against = against_defaults(study)
     end = ""
     if against is not None and against.default is best:
         end = "; nothing beat the defaults"
-    elif against is not None and against.default_value is not None:
-        end = f"; defaults {number(against.default_value)}"
+    elif against is not None and against.default is not None and against.default_value is not None:
+        lacking = violation(study, against.default)
+        end = f"; defaults {number(against.default_value)}" + (f", which {lacking}" if lacking else "")
     elif against is not None:
         end = "; no result of the defaults"
     return f"Best {metric} {number(study.value(best))} after {spent}{end}"
+
+
+def violation(study: Study, trial: Trial) -> str:
+    """Which outcome constraints a trial does not meet, and by how much; empty if it meets all.
+
+    Such as `violates peak_gib <= 8 by 1.2, has no accuracy (accuracy >= 0.9)`.
+    """
+    parts = [
+        f"violates {c} by {number(by, 3)}" if math.isfinite(by) else f"has no {c.metric} ({c})"
+        for c in study.problem.bounds
+        if (by := c.excess(study.measured(trial, c.metric))) > 0
+    ]
+    return ", ".join(parts)
+
+
+def constraints(study: Study) -> str | None:
+    """How many results meet the outcome constraints, in a sentence; None where there are none."""
+    bounds = study.problem.bounds
+    if not bounds:
+        return None
+    known = [trial for trial in study.trials.values() if study.value(trial) is not None]
+    met = sum(study.is_feasible(trial) for trial in known)
+    text = f"{met} of {count(len(known), 'result')} {'meets' if met == 1 else 'meet'} {' and '.join(map(str, bounds))}"
+    for metric in dict.fromkeys(c.metric for c in bounds):
+        lack = [trial.number for trial in known if study.measured(trial, metric) is None]
+        if lack and len(lack) == len(known):
+            text += f"; no trial has reported {metric} together with {study.problem.objective.metric}"
+        elif lack:
+            which = ", ".join(map(str, lack[:5])) + (" ..." if len(lack) > 5 else "")
+            text += f"; without {metric} and so not counted: {'trial' if len(lack) == 1 else 'trials'} {which}"
+    return text
 
 
 def gain(study: Study) -> str:
@@ -131,6 +166,10 @@ def gain(study: Study) -> str:
     if against.default_value is None:
         why = against.default.failure or against.default.status
         return f"the defaults (trial {against.default.number}) have no result: {why}"
+    if lacking := violation(study, against.default):
+        return (
+            f"the defaults, {number(against.default_value)}, are no measure: trial {against.default.number} {lacking}"
+        )
     if against.best is against.default or not against.gain:
         return f"nothing beat the defaults, {number(against.default_value)}"
     direction = "lower" if study.problem.objective.sign > 0 else "higher"

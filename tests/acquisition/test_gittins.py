@@ -90,7 +90,7 @@ def test_the_gradient_of_the_inverse_is_that_of_its_value():
 def test_the_gradient_is_that_of_the_value(objective, X, maximize):
     feasibility = FeasibilityGP([[0.2, 0.2], [0.9, 0.9]], [True, False], ())
     cost = Known(lambda X: X[..., :1] ** 2 - X[..., 1:], lambda X: 0.3 + X[..., :1])
-    index = GittinsIndex(objective.model, cost, 0.03, feasibility=feasibility, maximize=maximize)
+    index = GittinsIndex(objective.model, cost, 0.03, chances=[feasibility], maximize=maximize)
     assert torch.autograd.gradcheck(index, X.requires_grad_(True), eps=1e-6, atol=1e-5)
 
 

@@ -59,7 +59,7 @@ def test_an_infinite_budget_is_no_factor_at_all():
     X = _points(7)
     model = fit_objective(_points(13, 1).squeeze(-2).numpy(), np.arange(13.0), (1,)).model
     without = LogEIPerCost(model, 0.0, None, 0.0, maximize=False)
-    with_it = LogEIPerCost(model, 0.0, None, 0.0, hard_budget=HardBudget(_fitted(), 7, math.inf), maximize=False)
+    with_it = LogEIPerCost(model, 0.0, None, 0.0, chances=[HardBudget(_fitted(), 7, math.inf)], maximize=False)
     assert torch.equal(with_it(X), without(X))
     # Weights sum to 1 but for rounding, which shows in some of these.
     for seed in range(11):
@@ -72,7 +72,7 @@ def test_it_is_a_factor_of_the_acquisition():
     budget = HardBudget(_fitted(), 7, 20.0)
     model = fit_objective(_points(13, 1).squeeze(-2).numpy(), np.arange(13.0), (1,)).model
     without = LogEIPerCost(model, 0.0, None, 0.0, maximize=False)
-    with_it = LogEIPerCost(model, 0.0, None, 0.0, hard_budget=budget, maximize=False)
+    with_it = LogEIPerCost(model, 0.0, None, 0.0, chances=[budget], maximize=False)
     assert torch.allclose(with_it(X) - without(X), budget.log_probability(X))
     assert (budget.log_probability(X) < 0).all()
 

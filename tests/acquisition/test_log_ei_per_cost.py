@@ -51,7 +51,7 @@ def test_value_matches_the_closed_form(X):
 
 def test_the_chance_of_success_is_a_factor(objective, X):
     feasibility = FeasibilityGP([[0.2, 0.2], [0.9, 0.9]], [True, False], ())
-    with_it = LogEIPerCost(objective.model, 0.0, None, 0.0, feasibility=feasibility, maximize=False)
+    with_it = LogEIPerCost(objective.model, 0.0, None, 0.0, chances=[feasibility], maximize=False)
     without = LogEIPerCost(objective.model, 0.0, None, 0.0, maximize=False)
     assert torch.allclose(with_it(X) - without(X), feasibility.log_probability(X))
 
@@ -72,7 +72,7 @@ def test_a_constant_factor_in_the_cost_only_shifts(objective, X):
 def test_the_gradient_is_that_of_the_value(objective, X):
     feasibility = FeasibilityGP([[0.2, 0.2], [0.9, 0.9]], [True, False], ())
     cost = GenericDeterministicModel(lambda X: X[..., :1] ** 2 - X[..., 1:])
-    acquisition = LogEIPerCost(objective.model, -0.3, cost, 0.7, feasibility=feasibility, maximize=False)
+    acquisition = LogEIPerCost(objective.model, -0.3, cost, 0.7, chances=[feasibility], maximize=False)
     assert torch.autograd.gradcheck(acquisition, X.requires_grad_(True), eps=1e-6, atol=1e-5)
 
 
