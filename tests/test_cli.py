@@ -229,3 +229,39 @@ def test_killed_again_and_again_nothing_is_lost(tmp_path):
     record = torment(tmp_path, cycles=6, seed=1)
     assert record["problems"] == []
     assert record["completed"] > 5
+
+
+JOB = """\
+import json, sys
+x = float(sys.argv[1])
+print(json.dumps({"step": 1, "loss": -x, "peak_gib": 10 * x}))
+"""
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("bound", "code"), [("peak_gib <= 6", 0), ("peak_gib <= -2", 1)])
+def test_a_command_is_tuned_under_a_constraint_and_what_meets_none_says_so(tmp_path, bound, code):
+    (tmp_path / "job.py").write_text(JOB)
+    words = ["tune", "--command", f"{sys.executable} job.py {{x}}", "--param", "x=0.0..1.0", "--minimize", "loss"]
+    words += ["--constraint", bound, "--budget", "5 trials", "--method", "sobol", "--devices", "cpu:1", "--no-report"]
+    found, out, err = run(*words, cwd=tmp_path)
+    assert found == code
+    assert ("no trial meets the constraints" in err) == (code == 1)
+    assert (f"violates {bound} by" in err) == (code == 1)
+    _, out, _ = run("best", "--json", cwd=tmp_path)
+    facts = json.loads(out)
+    assert facts["is_feasible"] == (code == 0)
+    assert list(facts["violations"]) == ([bound] if code else [])
+    _, out, _ = run("best", cwd=tmp_path)
+    assert ("but it violates peak_gib <= -2 by" in out) == (code == 1)
+    _, out, _ = run("status", cwd=tmp_path)
+    assert ("which violates" in out) == (code == 1)
+
+
+def test_a_constraint_that_cannot_be_read_or_has_no_command_is_refused(tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    assert main(["tune", "--command", "true {x}", "--param", "x=0..1", "--minimize", "a", "--budget", "1 trial",
+                 "--constraint", "peak < 3"]) == 2  # fmt: skip
+    assert "<= or >=" in capsys.readouterr().err
+    assert main(["tune", "somewhere", "--budget", "1 trial", "--constraint", "peak <= 3"]) == 2
+    assert "--constraint" in capsys.readouterr().err
