@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import itertools
 import math
+import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -21,7 +22,7 @@ from frugalbo.budget.cost import CostModel
 from frugalbo.budget.ledger import Balance
 from frugalbo.budget.stated import CostPrior
 from frugalbo.executors.base import Executor, Segment
-from frugalbo.scheduler.base import Finish, Resume, Scheduler, Start, Stop
+from frugalbo.scheduler.base import Finish, Preparing, Resume, Scheduler, Start, Stop
 from frugalbo.session import OpenStudy
 from frugalbo.slot import Slot
 from frugalbo.space import Params
@@ -29,6 +30,10 @@ from frugalbo.study import Ended, Event, Failure, Outcome, Reported, Started, St
 
 # How often the loop looks up when nothing happens: for the live view, and to renew the lease.
 _TICK_S = 0.25
+# So long after the last decision there is time to prepare the next, once: of shorter jobs, that
+# would take more of the processor than it is worth.
+_CALM_S = 2.0
+_LOOK_S = 0.01  # how often preparing looks whether something has happened
 # Failures in a row after which a run is a mistake, not bad luck: so many if nothing ever succeeded
 # and the jobs raise or die, twice as many where they succeeded before, diverge or hit their caps.
 _CRASH_LOOP = 5
@@ -59,6 +64,8 @@ class RunLoop:
     _refused: str = field(default="", init=False)
     _fresh: list[Event] = field(default_factory=list, init=False)
     _began: float = field(default=-math.inf, init=False)
+    _calm_at: float = field(default=math.inf, init=False)
+    _waiting: list[Event] = field(default_factory=list, init=False)
 
     def run(self) -> str:
         """Spend the budget; returns why it ended, in a sentence.
@@ -81,6 +88,7 @@ class RunLoop:
             reason = _crash_loop(self.study, self._began)
             if settled and reason is None:
                 self._dispatch()
+                self._calm_at = time.monotonic() + _CALM_S
             self._show()
             if not self.study.with_status(Status.RUNNING):
                 return (
@@ -91,14 +99,34 @@ class RunLoop:
                     or "the scheduler has nothing more to try"
                 )
             settled = self._wait()
+            if not settled:
+                self._prepare()
 
     def _wait(self) -> bool:
         """Take in what happened; returns whether a segment ended."""
-        events = self.executor.wait(_TICK_S)
+        if not self._waiting:
+            self._waiting += self.executor.wait(_TICK_S)
+        events, self._waiting = self._waiting, []
         self._record(*events)
         if not events:
             self.study.renew()
         return any(isinstance(event, Ended) for event in events)
+
+    def _prepare(self) -> None:
+        """If it is calm, once after each dispatch: let the scheduler get ready for the next, until a segment ends."""
+        if time.monotonic() < self._calm_at or self._refused or not isinstance(self.scheduler, Preparing):
+            return
+        self._calm_at = math.inf
+        looked = time.monotonic()
+
+        def is_over() -> bool:
+            nonlocal looked
+            if time.monotonic() - looked > _LOOK_S:
+                self._waiting += self.executor.wait(0.0)
+                looked = time.monotonic()
+            return any(isinstance(event, Ended) for event in self._waiting)
+
+        self.scheduler.prepare(self.study, is_over)
 
     def _dispatch(self) -> None:
         """Ask for decisions and carry them out, until no slot is free or nothing more is affordable."""

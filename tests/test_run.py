@@ -10,11 +10,13 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from frugalbo import run
 from frugalbo.budget.amounts import Budget, Cost
 from frugalbo.budget.cost import CostPrediction, LearnedCost
 from frugalbo.executors.simulated import Curve, SimulatedExecutor
 from frugalbo.problem import Fidelity, Minimize, Problem
 from frugalbo.propose import make_proposer
+from frugalbo.propose.sobol import SobolProposer
 from frugalbo.run import RunLoop
 from frugalbo.scheduler.fixed import FixedScheduler
 from frugalbo.session import OpenStudy
@@ -338,3 +340,45 @@ def test_reports_that_reached_the_journal_before_a_crash_are_not_written_again()
     loop.observe = lambda study, balance, fresh: seen.extend(fresh)
     loop.run()
     assert [event.step for event in seen if isinstance(event, Reported)] == [3]
+
+
+class Unhurried(SimulatedExecutor):
+    """Says that nothing has happened before it says what has."""
+
+    said = False
+
+    def wait(self, timeout_s):
+        self.said = not self.said
+        return [] if self.said else super().wait(timeout_s)
+
+
+@pytest.mark.parametrize("calm_s", [0.0, 60.0])
+def test_the_scheduler_gets_ready_while_all_slots_are_busy_and_no_event_is_lost(monkeypatch, calm_s):
+    monkeypatch.setattr(run, "_CALM_S", calm_s)
+    monkeypatch.setattr(run, "_LOOK_S", -1.0)
+    seen = []
+
+    class Ready(FixedScheduler):
+        def prepare(self, study, is_over):
+            running = len(study.with_status(Status.RUNNING))
+            looks = 0
+            while not is_over():
+                looks += 1
+                assert looks < 99
+            # The study stays as it is until preparing is over.
+            assert len(study.with_status(Status.RUNNING)) == running
+            seen.append((len(study.trials), running))
+
+    def events(scheduler):
+        study = OpenStudy(PROBLEM, Budget.of("11 trials"))
+        executor = Unhurried(PROBLEM, slots(2), curve)
+        RunLoop(study, scheduler, executor, LearnedCost(), Path(), 0).run()
+        return [(t.number, t.params, t.reports, t.ends) for t in study.trials.values()]
+
+    plain = events(FixedScheduler(SobolProposer(seed=0)))
+    assert events(Ready(SobolProposer(seed=0))) == plain
+    assert len(plain) == 11
+    assert bool(seen) == (calm_s == 0.0)
+    # Once after each decision, while something runs.
+    assert len(seen) == len(set(seen))
+    assert all(running for _, running in seen)

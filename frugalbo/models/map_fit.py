@@ -74,6 +74,7 @@ def fit_map(
     groups: Sequence[Group] = (),
     *,
     max_iterations: int = 40,
+    check: Callable[[], None] = lambda: None,
 ) -> Hyperparameters:
     """The hyperparameters that maximise likelihood times prior, from fixed starts.
 
@@ -86,6 +87,7 @@ def fit_map(
         prior: Location and scale of the log-normal prior of the lengthscales.
         groups: Categorical dimensions that share their values.
         max_iterations: Of each descent.
+        check: Called before each evaluation; what it raises ends the fit.
     """
     rows = _coarse_rows(y)
     d = X.shape[1]
@@ -93,12 +95,12 @@ def fit_map(
     extra = [location for location, _ in _COUNTS_PRIOR] if groups else []
     starts = [np.array([*[level] * d, *extra, math.log(noise)]) for level, noise in ((median, 0.02), (short, 0.005))]
     task = _task(X[rows], y[rows], categorical, prior, groups)
-    fits = [_descend(task, start, max_iterations) for start in starts]
+    fits = [_descend(task, start, max_iterations, check) for start in starts]
     if len(rows) < len(y):
         # The best fit of some points starts the fit of all, which then needs few steps.
         task = _task(X, y, categorical, prior, groups)
         best = min(fits, key=lambda fit: fit[0])
-        fits = [_descend(task, best[1], max_iterations // 3)]
+        fits = [_descend(task, best[1], max_iterations // 3, check)]
     value, theta, evaluations, problem = min(fits, key=lambda fit: fit[0])
     _, _, mean = _negative_log_posterior(theta, task)
     # Unsearched dimensions have no say; they stay where the prior is highest.
@@ -151,13 +153,20 @@ def _task(
     return _Task(D, C, alone, y, prior, np.asarray(D.any(axis=1)))
 
 
-def _descend(task: _Task, start: Array, max_iterations: int) -> tuple[float, Array, int, str]:
+def _descend(
+    task: _Task, start: Array, max_iterations: int, check: Callable[[], None]
+) -> tuple[float, Array, int, str]:
     noise = tuple(math.log(v) for v in NOISE_BOUNDS)
     extra = _COUNTS_BOUNDS if task.C is not None else ()
     bounds = [*[(math.log(SMALLEST_LENGTHSCALE), math.log(_LONGEST))] * len(task.D), *extra, noise]
+
+    def function(theta: Array) -> tuple[float, Array]:
+        check()
+        return _negative_log_posterior(theta, task)[:2]
+
     # The rest of the search is about digits that a suggestion cannot feel.
     result = minimize(
-        lambda theta: _negative_log_posterior(theta, task)[:2],
+        function,
         start,
         jac=True,
         method="L-BFGS-B",

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
 
@@ -199,6 +199,7 @@ def fit_objective(
     groups: Sequence[Group] = (),
     *,
     outcome: Transform | None = None,
+    check: Callable[[], None] = lambda: None,
 ) -> Objective:
     """The objective's model, fitted by maximum a posteriori to losses (smaller is better).
 
@@ -209,12 +210,13 @@ def fit_objective(
         searched: The dimensions that can vary; all by default.
         groups: Those of the categorical dimensions that share their values.
         outcome: What the model sees of the losses; by default `Outcome.of(losses)`.
+        check: Called often during the fit; what it raises ends it.
     """
     points = np.ascontiguousarray(np.asarray(X, dtype=np.float64))
     outcome = outcome or Outcome.of(losses)
     y = outcome(losses)
     dims = max(1, points.shape[1] if searched is None else searched)
-    found = fit_map(points, y, tuple(categorical), lengthscale_prior(dims), groups)
+    found = fit_map(points, y, tuple(categorical), lengthscale_prior(dims), groups, check=check)
     model = ObjectiveGP(torch.from_numpy(points), torch.from_numpy(y).unsqueeze(-1), categorical, dims, groups)
     model.set_hyperparameters(found)
     return Objective(model, outcome, found)

@@ -20,17 +20,34 @@
 from __future__ import annotations
 
 import importlib
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from threading import Event
+from typing import TYPE_CHECKING
 
 from frugalbo.budget.worth import MinGain
 from frugalbo.errors import FrugalError
 from frugalbo.problem import Problem
-from frugalbo.propose.base import Proposer, Suggestion
+from frugalbo.propose.base import Preparing, Proposer, Suggestion
 from frugalbo.propose.random import RandomProposer
 from frugalbo.propose.sobol import SobolProposer
 from frugalbo.study import Study
 
-__all__ = ["LIGHT", "METHODS", "MethodError", "Proposer", "Suggestion", "initial_trials", "make_proposer", "preload"]
+if TYPE_CHECKING:
+    from frugalbo.propose.bo import BayesianProposer
+
+__all__ = [
+    "LIGHT",
+    "METHODS",
+    "MethodError",
+    "Preparing",
+    "Proposer",
+    "Suggestion",
+    "initial_trials",
+    "make_proposer",
+    "preload",
+]
+
+_loaded = Event()
 
 LIGHT = ("sobol", "random")  # without a model
 METHODS = ("auto", "bo", "pbgi", "bmsei", "ei", "logei", "qei", "nei", "ucb", "kg", "mes", "jes", "pes", "ts", *LIGHT)
@@ -60,6 +77,7 @@ def make_proposer(method: str, problem: Problem, *, seed: int, min_gain: MinGain
 def preload() -> None:
     """Import what the first Bayesian suggestion will need (some seconds); may be called in a thread."""
     importlib.import_module("frugalbo.propose.bo")
+    _loaded.set()
 
 
 def initial_trials(problem: Problem) -> int:
@@ -81,14 +99,22 @@ class _LateBO:
         self._initial = initial_trials(problem)
         self._seed = seed
         self._sobol = SobolProposer(seed=seed)
-        self._bo: Proposer | None = None
+        self._bo: BayesianProposer | None = None
 
     def propose(self, study: Study, n: int) -> Sequence[Suggestion]:
         """The next `n` configurations; fewer if the space is exhausted."""
         if len(study.trials) + n <= self._initial:
             return self._sobol.propose(study, n)
+        return self._model_based().propose(study, n)
+
+    def prepare(self, study: Study, is_over: Callable[[], bool]) -> None:
+        """As `BayesianProposer.prepare`; nothing while its imports are under way."""
+        if _loaded.is_set():
+            self._model_based().prepare(study, is_over)
+
+    def _model_based(self) -> BayesianProposer:
         if self._bo is None:
             from frugalbo.propose.bo import BayesianProposer
 
             self._bo = BayesianProposer(seed=self._seed, method=self._method, min_gain=self._min_gain)
-        return self._bo.propose(study, n)
+        return self._bo

@@ -9,9 +9,9 @@ from __future__ import annotations
 
 import itertools
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Protocol
+from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
 
@@ -49,6 +49,20 @@ class Proposer(Protocol):
 
         Raises:
             SpaceError: If no configuration satisfies the known constraints.
+        """
+        ...
+
+
+@runtime_checkable
+class Preparing(Protocol):
+    """A proposer that can use the time in which nothing can start."""
+
+    def prepare(self, study: Study, is_over: Callable[[], bool]) -> None:
+        """Get ready for the next call of `propose`, whose answer that must not change.
+
+        Args:
+            study: As it stands; not to be changed.
+            is_over: To be asked often; once it is true, leave off.
         """
         ...
 

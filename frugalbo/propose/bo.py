@@ -20,7 +20,9 @@ Which acquisition (`frugalbo.acquisition.registry`) is the method's name, or pic
 The model is of all observations up to `MODEL_OF`, and of a subset of more (`frugalbo.propose.local`);
 `why` then says of how many, as `model_of`.
 
-`why` says what was predicted; all of it but `seconds` is a function of study and seed.
+`why` says what was predicted; all of it but `seconds` is a function of study and seed. Only where a
+fit or a search takes longer than `time_limit_s` does a clock decide: then what was prepared while
+devices were busy, or a Sobol point, takes its place, with a warning, and `why` says which and when.
 """
 
 from __future__ import annotations
@@ -31,8 +33,8 @@ import logging
 import math
 import time
 import warnings
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from functools import cache
 from typing import Any, Literal
@@ -56,13 +58,15 @@ from frugalbo.models.feasibility import FeasibilityGP
 from frugalbo.models.kernel import Group
 from frugalbo.models.objective import Objective, fit_objective
 from frugalbo.propose import initial_trials
-from frugalbo.propose.base import Suggestion
+from frugalbo.propose.base import Suggestion, Tried
+from frugalbo.propose.deadline import Check, Deadline, OutOfTime
 from frugalbo.propose.evidence import Evidence
 from frugalbo.propose.local import CENTRES, nearest_and_spread, subset
 from frugalbo.propose.maximise import Allowed, Found, best_new, make_pool, maximise
 from frugalbo.propose.points import Points
 from frugalbo.propose.sobol import SobolProposer
 from frugalbo.propose.worth import Worth
+from frugalbo.space import Space
 from frugalbo.study import Study, Trial
 
 Array = NDArray[np.float64]
@@ -76,6 +80,7 @@ _DISTANCE_PENDING = 2e-2
 _CONFIDENCE = 0.995  # of what earlier suggestions of a batch will hold
 _LEAST_S = 1e-6
 MODEL_OF = 400
+TIME_LIMIT_S = 30.0  # a hundred times what a suggestion takes
 _COARSE = 80  # observations that the lengthscales for the choice of a subset are fitted to
 _LEAST_MEASURED = 2  # values of a metric before its constraint has a model
 _PRICED = ("device_seconds", "dollars", "wall_seconds")
@@ -94,6 +99,7 @@ class BayesianProposer:
         hard_budget: Whether what is left of the budget counts.
         min_gain: The price at which nothing is worth suggesting any more; suggestions say so.
         model_of: The most observations that a model is of; of more, a subset is chosen.
+        time_limit_s: What one call of `propose` may take, give or take a step of the arithmetic.
     """
 
     def __init__(
@@ -107,6 +113,7 @@ class BayesianProposer:
         hard_budget: bool = True,
         min_gain: MinGain | None = None,
         model_of: int = MODEL_OF,
+        time_limit_s: float = TIME_LIMIT_S,
     ) -> None:
         if method != "auto" and method not in ACQUISITIONS:
             raise ValueError(f"expected 'auto' or an acquisition, one of {', '.join(ACQUISITIONS)}; got {method!r}")
@@ -114,6 +121,8 @@ class BayesianProposer:
             raise ValueError(f"expected alpha in [0, 1] or 'cooling', got {alpha!r}")
         if model_of < _COARSE:
             raise ValueError(f"expected a model of at least {_COARSE} observations, got {model_of!r}")
+        if not time_limit_s > 0:
+            raise ValueError(f"expected a time limit above 0 s, got {time_limit_s!r}")
         self.seed = seed
         self.method = method
         self.alpha = alpha
@@ -122,11 +131,12 @@ class BayesianProposer:
         self.hard_budget = hard_budget
         self.min_gain = min_gain
         self.model_of = model_of
+        self.time_limit_s = time_limit_s
         self._sobol = SobolProposer(seed=seed)
+        self._prepared: tuple[Space, Suggestion] | None = None
 
     def propose(self, study: Study, n: int) -> Sequence[Suggestion]:
         """The next `n` configurations, one after the other; fewer if the space is exhausted."""
-        started = time.perf_counter()
         initial = initial_trials(study.problem) if self.initial is None else self.initial
         sobol = min(n, max(0, initial - len(study.trials)))
         found = list(self._sobol.propose(study, sobol))
@@ -136,12 +146,53 @@ class BayesianProposer:
         if len(evidence.losses) < 2:
             reason = f"{len(evidence.losses)} of {len(study.trials)} trials have a value, the model needs 2"
             return self._instead(study, n, reason)
+        deadline = Deadline(self.time_limit_s)
         with _one_thread():
             try:
-                found += self._suggest(study, evidence, n - len(found), len(study.trials) + len(found), started)
+                for suggestion in self._suggest(
+                    study, evidence, n - len(found), len(study.trials) + len(found), deadline
+                ):
+                    found.append(suggestion)  # noqa: PERF402 - those that were in time stay
             except _FAILURES as error:
                 return self._instead(study, n, f"the model could not be fitted: {error}", warn=True)
+            except OutOfTime:
+                return found + self._late(study, found, n)
         return found
+
+    def prepare(self, study: Study, is_over: Callable[[], bool]) -> None:
+        """Use the time in which nothing can start: find what to suggest if a suggestion is late one day.
+
+        It warms what the next suggestion needs, too, and never changes it: a suggestion that is in
+        time knows more than what was prepared.
+
+        Args:
+            study: As it stands; what runs has no value yet.
+            is_over: Asked every few milliseconds whether to leave off.
+        """
+        evidence = Evidence(study)
+        if len(evidence.losses) < 2:
+            return
+        with _one_thread(), suppress(OutOfTime, *_FAILURES):
+            warnings.simplefilter("ignore", FrugalWarning)  # until the end of this block
+            for found in self._suggest(study, evidence, 1, len(study.trials), Deadline(self.time_limit_s, is_over)):
+                self._prepared = study.problem.space, found
+
+    def _late(self, study: Study, found: list[Suggestion], n: int) -> list[Suggestion]:
+        """What takes the place of the suggestions that are lacking when the time is up."""
+        reason = f"no suggestion within {self.time_limit_s:g} s"
+        late: list[Suggestion] = []
+        tried = Tried(_with_pending(study, found))
+        if self._prepared is not None and self._prepared[0] == study.problem.space:
+            ready = self._prepared[1]
+            if ready.params not in tried:
+                knew = f"this one was prepared before, from {ready.why['observed']} results"
+                late.append(
+                    Suggestion(ready.params, {**ready.why, "instead_of": self.method, "reason": f"{reason}; {knew}"})
+                )
+        what = "one that was prepared before" if late else "a Sobol point"
+        text = f"{reason}; {what} took its place (time_limit_s is the limit; method='sobol' avoids the model)"
+        warnings.warn(text, FrugalWarning, stacklevel=3)
+        return late + self._rest(study, [*found, *late], n, reason)
 
     def _instead(self, study: Study, n: int, reason: str, *, warn: bool = False) -> Sequence[Suggestion]:
         if warn:
@@ -150,9 +201,13 @@ class BayesianProposer:
         why = {"instead_of": self.method, "reason": reason}
         return [Suggestion(s.params, {**s.why, **why}) for s in self._sobol.propose(study, n)]
 
-    def _suggest(self, study: Study, evidence: Evidence, n: int, number: int, started: float) -> list[Suggestion]:
+    def _suggest(
+        self, study: Study, evidence: Evidence, n: int, number: int, deadline: Deadline
+    ) -> Iterator[Suggestion]:
+        """The suggestions for the next `n` trials, of which the first has that number, as they are found."""
+        started = time.perf_counter()
         space = study.problem.space
-        model = self._fit(study, evidence)
+        model = self._fit(study, evidence, deadline.check)
         left_s = seconds_left(study) if self.hard_budget else math.inf
         pending, tried = evidence.pending, evidence.tried
         initial = initial_trials(study.problem) if self.initial is None else self.initial
@@ -170,10 +225,11 @@ class BayesianProposer:
                 slate = choose_slate(self.method, situation, n)
             method, because = pick(situation) if self.method == "auto" else (self.method, "")
             chosen = slate or choose(method, situation)
-            best, affordable = search.best(chosen, situation.hard_budget)
+            best, affordable = search.best(chosen, situation.hard_budget, deadline.check)
             if best is None:
                 # The pool holds nothing new: Sobol's walk lists what is left, or knows that nothing is.
-                return suggestions + self._rest(study, suggestions, n, "no new point in the pool")
+                yield from self._rest(study, suggestions, n, "no new point in the pool")
+                return
             if best.problem:
                 warnings.warn(f"the search for the best suggestion: {best.problem}", FrugalWarning, stacklevel=4)
             params = space.decode(best.u)
@@ -184,65 +240,69 @@ class BayesianProposer:
             why |= {"value": best.value, "observed": len(evidence.losses), "pending": len(pending)}
             if (model_of := len(model.objective.model.train_targets)) < len(evidence.losses):
                 why["model_of"] = model_of
+            if best.problem:
+                why["problem"] = best.problem
             why["seconds"] = round(time.perf_counter() - started, 4)
             started = time.perf_counter()
             if worth is not None and not not_worth:
                 # What is not worth it now is not, either, once more is believed.
                 not_worth = worth.missing(situation, search.points, search.known, search.distance)
             suggestions.append(Suggestion(params, why, not_worth))
+            yield suggestions[-1]
             if not affordable:
-                return suggestions + self._rest(study, suggestions, n, "what is left pays for no other trial")
+                yield from self._rest(study, suggestions, n, "what is left pays for no other trial")
+                return
             if situation.hard_budget is not None and model.cost is not None:
                 left_s -= model.cost[0].quantile(best.u[None], model.cost[1], _CONFIDENCE)
             u = space.encode(params)[None]
             pending, tried = np.concatenate([pending, u]), np.concatenate([tried, u])
-        return suggestions
 
     def _rest(self, study: Study, suggestions: list[Suggestion], n: int, reason: str) -> list[Suggestion]:
         """Sobol points for what is lacking of `n` suggestions."""
         rest = self._sobol.propose(_with_pending(study, suggestions), n - len(suggestions))
         return [Suggestion(s.params, {**s.why, "instead_of": self.method, "reason": reason}) for s in rest]
 
-    def _fit(self, study: Study, evidence: Evidence) -> _Fitted:
+    def _fit(self, study: Study, evidence: Evidence, check: Check) -> _Fitted:
         space, points = study.problem.space, evidence.points
         groups = [Group(dims, space.levels[dims[0]] or 0) for dims in space.repeated_dims]
-        categorical = space.categorical_dims
-        rows = self._rows(evidence, categorical)
-        objective = fit_objective(evidence.X[rows], evidence.losses[rows], categorical, points.searched, groups)
+        categorical, searched = space.categorical_dims, points.searched
+        rows = self._rows(evidence, categorical, check)
+        objective = fit_objective(evidence.X[rows], evidence.losses[rows], categorical, searched, groups, check=check)
         if objective.fit.problem:
             raise np.linalg.LinAlgError(objective.fit.problem)
         feasibility = None
         if not all(evidence.ran):
             near = nearest_and_spread(evidence.ran_at, evidence.best(CENTRES), self.model_of)
             ran = [evidence.ran[i] for i in near]
-            feasibility = FeasibilityGP(evidence.ran_at[near], ran, categorical, points.searched)
+            feasibility = FeasibilityGP(evidence.ran_at[near], ran, categorical, searched)
         constraints = tuple(
-            fit_constraint(constraint, X, values, categorical, points.searched)
+            fit_constraint(constraint, X, values, categorical, searched)
             for constraint, (X, values) in evidence.measured.items()
             if len(values) >= _LEAST_MEASURED
         )
         for model in constraints:
             if model.excess.fit.problem:
                 raise np.linalg.LinAlgError(f"{model.constraint}: {model.excess.fit.problem}")
+        check()
         alpha = _share_left(study) if self.alpha == "cooling" else float(self.alpha)
         if self.method not in ("bo", "bmsei"):
             alpha = 0.0
         counts = alpha > 0 or self.method == "pbgi" or (self.method == "auto" and _share_left(study) > 0)
         timed = self.min_gain is not None and self.min_gain.resource != "evaluations"
         limited = self.hard_budget and math.isfinite(seconds_left(study))
-        cost = self._cost(study, points) if counts or timed or limited else None
+        cost = self._cost(study, points, check) if counts or timed or limited else None
         return _Fitted(objective, feasibility, cost, alpha, constraints)
 
-    def _rows(self, evidence: Evidence, categorical: tuple[int, ...]) -> NDArray[np.intp]:
+    def _rows(self, evidence: Evidence, categorical: tuple[int, ...], check: Check) -> NDArray[np.intp]:
         """The observations that the model is of."""
         X, losses = evidence.X, evidence.losses
         if len(X) <= self.model_of:
             return np.arange(len(X))
         rows = subset(X, losses, np.ones(X.shape[1]), categorical, _COARSE)
-        coarse = fit_objective(X[rows], losses[rows], categorical, evidence.points.searched)
+        coarse = fit_objective(X[rows], losses[rows], categorical, evidence.points.searched, check=check)
         return subset(X, losses, coarse.fit.lengthscales, categorical, self.model_of)
 
-    def _cost(self, study: Study, points: Points) -> tuple[FittedCost, float] | None:
+    def _cost(self, study: Study, points: Points, check: Check) -> tuple[FittedCost, float] | None:
         """The model of the seconds of a trial, and its steps for it; None while nothing is known."""
         space, steps = study.problem.space, study.problem.steps
         cost = self.cost or cost_model(study.problem, _CONFIDENCE)
@@ -252,7 +312,10 @@ class BayesianProposer:
         if isinstance(cost, KnownCost) and (fitted := cost.fitted(study.problem)) is not None:
             return fitted, 1.0
         U = points.snap(np.random.default_rng(self.seed).random((128, space.dim)))
-        predictions = [cost.predict(study, space.decode(u), 0, steps) for u in U]
+        predictions = []
+        for u in U:
+            check()
+            predictions.append(cost.predict(study, space.decode(u), 0, steps))
         medians = [p.median_s for p in predictions if p is not None]
         if len(medians) < len(U):
             return None
@@ -295,18 +358,18 @@ class _Search:
     known: Array
     distance: Array
 
-    def best(self, chosen: Chosen, budget: HardBudget | None) -> tuple[Found | None, bool]:
+    def best(self, chosen: Chosen, budget: HardBudget | None, check: Check) -> tuple[Found | None, bool]:
         """The best point that is new, and whether it is affordable; none that is not, if any is."""
-        found = self._best(chosen, None if budget is None else budget.allows)
+        found = self._best(chosen, None if budget is None else budget.allows, check)
         if found is not None or budget is None:
             return found, True
         # Nothing in the pool is affordable: where it is likeliest to be is found by its gradient.
-        found = self._best(Chosen(budget.log_probability, {}), None)
+        found = self._best(Chosen(budget.log_probability, {}), None, check)
         return found, found is not None and bool(budget.allows(found.u[None])[0])
 
-    def _best(self, chosen: Chosen, allowed: Allowed | None) -> Found | None:
+    def _best(self, chosen: Chosen, allowed: Allowed | None, check: Check) -> Found | None:
         if chosen.on_pool is None:
-            return maximise(chosen.value, self.points, self.pool, self.known, self.distance, allowed)
+            return maximise(chosen.value, self.points, self.pool, self.known, self.distance, allowed, check)
         values = chosen.on_pool.numpy()
         return best_new(self.points, self.pool[: len(values)], values, self.known, self.distance, allowed)
 

@@ -18,6 +18,7 @@ from numpy.typing import NDArray
 from scipy.optimize import minimize
 from torch import Tensor
 
+from frugalbo.propose.deadline import Check, OutOfTime, unlimited
 from frugalbo.propose.points import Points
 
 Array = NDArray[np.float64]
@@ -51,8 +52,11 @@ def maximise(
     tried: Array,
     distance: Array,
     allowed: Allowed | None = None,
+    check: Check = unlimited,
 ) -> Found | None:
     """The feasible and new point where `acquisition` is largest; None if no such point was found.
+
+    If `check` raises `OutOfTime`, the best point so far is the answer, and its `problem` says so.
 
     Args:
         acquisition: From b x 1 x d to b.
@@ -61,19 +65,32 @@ def maximise(
         tried: Points that must not come out again, n x d.
         distance: For each of them, how far a continuous coordinate must be from it to be new, n.
         allowed: Which of some points (m x d) may come out; all by default.
+        check: Called before each evaluation but the pool's.
+
+    Raises:
+        OutOfTime: If `check` says so before the pool has values.
     """
     if not len(pool):
         return None
+    check()
     seen, values = [pool], [_evaluate(acquisition, pool)]
     starts = _starts(points, pool, values[0])
     problem = "" if len(starts) else "the acquisition is not a number anywhere in the pool"
-    for _ in range(_SWEEPS if len(starts) else 0):
-        starts, moved = _sweep(acquisition, points, starts, seen, values)
-        if len(points.continuous):
-            starts, complaint = _climb(acquisition, points, starts, seen, values)
-            problem = problem or complaint
-        if not moved:
-            break
+
+    def checked(X: Tensor) -> Tensor:
+        check()
+        return acquisition(X)
+
+    try:
+        for _ in range(_SWEEPS if len(starts) else 0):
+            starts, moved = _sweep(checked, points, starts, seen, values)
+            if len(points.continuous):
+                starts, complaint = _climb(checked, points, starts, seen, values)
+                problem = problem or complaint
+            if not moved:
+                break
+    except OutOfTime:
+        problem = "it ran out of time; the best point so far took the place of the best"
     return best_new(points, np.concatenate(seen), np.concatenate(values), tried, distance, allowed, problem)
 
 

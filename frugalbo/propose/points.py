@@ -81,7 +81,8 @@ class Points:
         for first in range(0, len(tried), _BLOCK):
             block = slice(first, first + _BLOCK)
             tolerance = np.where(free, distance[block, None], _SAME)  # t x d
-            fresh &= (np.abs(U[:, None] - tried[block]) > tolerance).any(axis=2).all(axis=1)
+            far = np.any(np.abs(U[:, None] - tried[block]) > tolerance, axis=2)  # m x t
+            fresh &= np.all(far, axis=1)
         return fresh
 
     def _other_units(self, i: int, unit: float) -> list[float]:

@@ -7,9 +7,9 @@ What a decision may cost is not its business: the run loop quotes and holds.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Protocol
+from typing import Any, Protocol, runtime_checkable
 
 from frugalbo.budget.ledger import Balance
 from frugalbo.slot import Slot
@@ -66,5 +66,19 @@ class Scheduler(Protocol):
 
         Returns nothing to start when there is nothing worth doing, with a `Finish` if it knows why; the
         run ends when nothing runs either.
+        """
+        ...
+
+
+@runtime_checkable
+class Preparing(Protocol):
+    """A scheduler that can use the time in which no slot is free."""
+
+    def prepare(self, study: Study, is_over: Callable[[], bool]) -> None:
+        """Get ready for the next `decide`, whose answer that must not change.
+
+        Args:
+            study: As it stands; not to be changed.
+            is_over: To be asked often; once it is true, something has happened and `decide` may be next.
         """
         ...

@@ -7,14 +7,14 @@ configurations more: a run is not over while there is something affordable left 
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 
 from frugalbo.budget.afford import Refusal, quote
 from frugalbo.budget.amounts import Cost
 from frugalbo.budget.cost import CostModel, CostPrediction, Predictor, predictor
 from frugalbo.budget.ledger import Balance
-from frugalbo.propose.base import Proposer, Suggestion
+from frugalbo.propose.base import Preparing, Proposer, Suggestion
 from frugalbo.scheduler.base import Decision, Finish, Resume, Start
 from frugalbo.slot import Slot
 from frugalbo.space import Params
@@ -69,6 +69,11 @@ class FixedScheduler:
         if purse.waiting and purse.refused:
             purse.decisions.append(min(purse.refused, key=lambda refused: refused[0])[1])
         return purse.decisions
+
+    def prepare(self, study: Study, is_over: Callable[[], bool]) -> None:
+        """Let the proposer get ready, if it can."""
+        if isinstance(self.proposer, Preparing):
+            self.proposer.prepare(study, is_over)
 
     def _suggestions(self, study: Study, n: int) -> Iterator[Suggestion]:
         """The proposer's next `n`, then more of them as long as they are wanted, each once.

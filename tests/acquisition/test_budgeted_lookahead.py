@@ -243,10 +243,10 @@ def test_a_trial_that_may_fail_is_worth_its_chance(model, best):
     where = _points(13, 4).squeeze(-2).numpy()
     chance = FeasibilityGP(where, where[:, 0] < 0.6, (), 2)
     without = BudgetedLookahead(model, best, A, depth=0)(X)
-    with_it = BudgetedLookahead(model, best, A, depth=0, feasibility=chance)(X)
+    with_it = BudgetedLookahead(model, best, A, depth=0, chances=[chance])(X)
     assert torch.allclose(with_it - without, chance.log_probability(X))
     # Of later trials, too.
-    free, bound = (BudgetedLookahead(model, best, A, feasibility=f)(X) for f in (None, chance))
+    free, bound = (BudgetedLookahead(model, best, A, chances=c)(X) for c in ([], [chance]))
     assert (bound < free + chance.log_probability(X) - 1e-4).all()
 
 
@@ -262,7 +262,7 @@ def test_the_gradient_is_that_of_the_value(model, best, depth):
         log_cost=JointLogCost(fitted, 3.0),
         left=9.0,
         hard_budget=HardBudget(fitted, 3.0, 9.0),
-        feasibility=FeasibilityGP(where, where[:, 0] < 0.6, (), 2),
+        chances=[FeasibilityGP(where, where[:, 0] < 0.6, (), 2)],
     )
     assert torch.autograd.gradcheck(value, _points(5, 6).requires_grad_(True), eps=1e-6, atol=1e-5)
 

@@ -48,7 +48,7 @@ def _situation(study, m=64):
 def _ratio(study, text, m=64):
     situation, evidence = _situation(study, m)
     worth = Worth.of(MinGain.of(text), study, evidence.losses, 1)
-    return worth.log_ratio(situation)(situation.pool.unsqueeze(-2)), situation
+    return worth.log_ratio(situation, situation.objective.best())(situation.pool.unsqueeze(-2)), situation
 
 
 def test_the_gain_is_that_of_draws_in_the_objectives_own_units():
@@ -95,7 +95,7 @@ def test_a_trial_a_second_and_a_dollar_have_their_own_prices():
     assert torch.allclose(trials - seconds, log_cost)
     evidence = Evidence(study)
     # 7 device-seconds for a dollar.
-    dollars = Worth(MinGain.of("1 per USD"), "loss", 7.0, True).log_ratio(situation)(situation.pool.unsqueeze(-2))
+    dollars = Worth(MinGain.of("1 per USD"), "loss", 7.0, True).log_ratio(situation, situation.objective.best())(situation.pool.unsqueeze(-2))
     assert torch.allclose(dollars - seconds, torch.tensor(math.log(7.0), dtype=torch.float64))
     # Nobody was charged any.
     assert Worth.of(MinGain.of("1 per USD"), study, evidence.losses, 1).unit_s == math.inf
