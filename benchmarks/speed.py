@@ -3,6 +3,7 @@
     python benchmarks/speed.py [--methods ...] [--observations 20 100 300 2000] [--dims 7] [--rounds 20] [--out FILE]
     python benchmarks/speed.py --table [FILE]
     python benchmarks/speed.py --quality [--seeds 8] [--out FILE]
+    python benchmarks/speed.py --gap [--out FILE]
 
 Each method runs in a fresh process on one thread. It is given `n` observations at random points of
 the unit cube, makes one suggestion that is not counted, and then 20 that are; before each it is told
@@ -18,6 +19,11 @@ seconds, so that ours also fits its cost model.
 `--quality` asks what the model of a subset costs in quality: 600 random observations of Hartmann's
 function in 6 dimensions, then 20 suggestions, each told, by the model of a subset and by that of all.
 
+`--gap` measures how long a slot stands idle between two jobs: 2 slots of the local executor, 100
+results known before, jobs that sleep for half a second and for three; in the second the loop has time
+to prepare. From the last line of a job to the first of the next on the same slot: noticing, the
+journal, the suggestion, and starting a process.
+
 A record is a JSON object in a line: settings, versions, load, and for each number of observations
 and method the seconds of every round. `--table` prints the newest such record as tables.
 """
@@ -26,6 +32,7 @@ from __future__ import annotations
 
 import argparse
 import importlib.metadata
+import itertools
 import json
 import os
 import platform
@@ -33,6 +40,7 @@ import resource
 import select
 import subprocess
 import sys
+import tempfile
 import time
 import warnings
 from collections.abc import Callable
@@ -49,6 +57,7 @@ import numpy as np
 from benchmarks.peers import PEERS, is_installed, make_peer
 from frugalbo.budget.amounts import Budget, Cost
 from frugalbo.budget.ledger import Ledger
+from frugalbo.job import JobContext
 from frugalbo.problem import Minimize, Problem
 from frugalbo.propose import make_proposer, preload
 from frugalbo.space import Float, Params, Space
@@ -249,6 +258,56 @@ def quality(seeds: int, n: int = 600, suggestions: int = 20) -> dict[str, list[l
     return found
 
 
+# --- gaps ----------------------------------------------------------------------------------------
+
+
+def sleeper(ctx: JobContext) -> None:
+    """Does nothing for as long as its context says, and reports when it began and ended."""
+    began = time.time()
+    time.sleep(float(ctx.params["sleep_s"]))
+    loss, _ = observe({k: v for k, v in ctx.params.items() if k != "sleep_s"})
+    ctx.report(1, loss=loss, began=began, ended=time.time())
+
+
+def gaps(sleep_s: float, methods: list[str], jobs: int, folder: Path) -> dict[str, dict[str, list[float]]]:
+    """Seconds that slots stood idle between their jobs, and that suggestions took, by method."""
+    from frugalbo.budget.cost import LearnedCost
+    from frugalbo.executors.devices import local_slots
+    from frugalbo.executors.local import LocalExecutor
+    from frugalbo.run import RunLoop
+    from frugalbo.scheduler.fixed import FixedScheduler
+    from frugalbo.session import OpenStudy
+
+    preload()
+    found: dict[str, dict[str, list[float]]] = {}
+    for method in methods:
+        space = Space({**space_of(7).parameters, "sleep_s": sleep_s})
+        problem = Problem("gap", space, f"{Path(__file__).resolve()}:sleeper", Minimize("loss"))
+        study = OpenStudy(problem, Budget(evaluations=100 + jobs, device_seconds=1e6))
+        rng = np.random.default_rng(0)
+        for _ in range(100):
+            params = space.sample(rng)
+            loss, _ = observe({k: v for k, v in params.items() if k != "sleep_s"})
+            record(study, params, loss, sleep_s)
+        scheduler = FixedScheduler(make_proposer(method, problem, seed=0), LearnedCost())
+        executor = LocalExecutor(problem, local_slots("cpu:2"))
+        RunLoop(study, scheduler, executor, LearnedCost(), folder / f"{method}-{sleep_s}").run()
+        trials = [t for t in study.trials.values() if t.number >= 100 and t.reports]
+        slots: dict[str, list[Any]] = {}
+        for trial in trials:
+            slots.setdefault(trial.starts[0].slot, []).append(trial.reports[1])
+        idle = [b["began"] - a["ended"] for runs in slots.values() for a, b in itertools.pairwise(runs)]
+        # The first of each slot comes after imports and a start of its own.
+        thinking = [t.why["seconds"] for t in trials[2:] if "seconds" in t.why]
+        found[method] = {"idle_s": [round(g, 4) for g in idle], "suggestion_s": thinking}
+        print(
+            f"{sleep_s:3} s jobs, {method:6} {len(idle)} gaps, median {1000 * np.median(idle):.0f} ms, "
+            f"of which suggesting {1000 * np.median(thinking or [0]):.0f} ms",
+            flush=True,
+        )
+    return found
+
+
 # --- tables --------------------------------------------------------------------------------------
 
 
@@ -297,6 +356,7 @@ def main() -> None:
     parser.add_argument(
         "--quality", action="store_true", help="compare suggestions of the models of a subset and of all"
     )
+    parser.add_argument("--gap", action="store_true", help="measure how long slots stand idle between jobs")
     parser.add_argument("--seeds", type=int, default=8)
     parser.add_argument("--worker", help=argparse.SUPPRESS)
     args = parser.parse_args()
@@ -310,6 +370,10 @@ def main() -> None:
     load = os.getloadavg()[0]
     if args.quality:
         found = {"regret": quality(args.seeds)}
+    elif args.gap:
+        with tempfile.TemporaryDirectory() as folder:
+            jobs = {"0.5": 24, "3": 12}
+            found = {"gaps": {s: gaps(float(s), ["auto", "sobol"], n, Path(folder)) for s, n in jobs.items()}}
     else:
         found = {"seconds": {str(n): compare(methods, n, args.dims, args.rounds) for n in args.observations}}
         print(table(found["seconds"]))
