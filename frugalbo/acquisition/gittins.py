@@ -33,20 +33,18 @@ import math
 from collections.abc import Sequence
 
 import torch
-from botorch.acquisition.analytic import AnalyticAcquisitionFunction, _log_ei_helper
+from botorch.acquisition.analytic import AnalyticAcquisitionFunction
 from botorch.models.model import Model
 from botorch.utils.transforms import t_batch_mode_transform
 from torch import Tensor
-from torch.special import log_ndtr
 
 from frugalbo.acquisition.chances import Chance, log_chances
-from frugalbo.acquisition.log_ei_per_cost import moments
+from frugalbo.acquisition.log_ei_per_cost import inverse_slope, log_h, moments
 
 LAMBDA_START = 0.1  # as published for PBGI-D, with a prior of variance 1 and costs of about 1
 LAMBDA_LEAST = 1e-9
 _NEWTON_STEPS = 30
 _LARGEST = 690.0  # of log h: exp of a little more overflows
-_FAR_LEFT = -1e4
 _DEAREST = 30.0  # of the log of a price in standard deviations
 
 
@@ -110,7 +108,7 @@ class _InverseLogH(torch.autograd.Function):
         u = torch.maximum(-(2 * (-y).clamp_min(0.0)).sqrt() - 1.0, y.exp() - 0.4)
         for _ in range(_NEWTON_STEPS):
             h = log_h(u)
-            step = (y - h) * _inverse_slope(u, h)
+            step = (y - h) * inverse_slope(u, h)
             u = u + step
             if bool((step.abs() <= 1e-13 * u.abs().clamp_min(1.0)).all()):
                 break
@@ -120,22 +118,12 @@ class _InverseLogH(torch.autograd.Function):
     @staticmethod
     def backward(ctx: torch.autograd.function.FunctionCtx, *grads: Tensor) -> Tensor:
         u, y = ctx.saved_tensors  # type: ignore[attr-defined]
-        return grads[0] * _inverse_slope(u, y)
-
-
-def _inverse_slope(u: Tensor, log_h: Tensor) -> Tensor:
-    """`1 / (log h)' = h / Phi`; far to the left, where the two logarithms agree in all digits, `-1 / u`."""
-    return torch.where(u < _FAR_LEFT, -1 / u, (log_h - log_ndtr(u)).exp())
+        return grads[0] * inverse_slope(u, y)
 
 
 def inverse_log_h(y: Tensor) -> Tensor:
     """The `u` at which `log(phi(u) + u Phi(u))` is `y`, with its gradient."""
     return _InverseLogH.apply(y)  # type: ignore[return-value]
-
-
-def log_h(u: Tensor) -> Tensor:
-    """`log(phi(u) + u Phi(u))`, accurate for any `u`: BoTorch's (Ament et al., arXiv:2310.20708)."""
-    return _log_ei_helper(u)
 
 
 def _tempered(y: Tensor) -> Tensor:

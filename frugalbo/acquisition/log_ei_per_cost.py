@@ -12,14 +12,23 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 
-from botorch.acquisition.analytic import AnalyticAcquisitionFunction, LogExpectedImprovement
+import torch
+from botorch.acquisition.analytic import (
+    AnalyticAcquisitionFunction,
+    LogExpectedImprovement,
+    _log_ei_helper,
+    _scaled_improvement,
+)
 from botorch.models.deterministic import DeterministicModel
 from botorch.models.model import Model
 from botorch.utils.transforms import t_batch_mode_transform
 from torch import Tensor
+from torch.special import log_ndtr
 
 from frugalbo.acquisition.chances import Chance, log_chances
 from frugalbo.models.objective import ObjectiveGP
+
+_FAR_LEFT = -1e4
 
 
 class LogEIPerCost(LogExpectedImprovement):
@@ -59,7 +68,10 @@ class LogEIPerCost(LogExpectedImprovement):
     @t_batch_mode_transform(expected_q=1)  # type: ignore[arg-type]
     def forward(self, X: Tensor) -> Tensor:
         """Evaluate at points `X` of shape b x 1 x d; returns shape b."""
-        value = super().forward(X)
+        mean, sd = self._mean_and_sigma(X)  # each ... x 1
+        assert sd is not None
+        u = _scaled_improvement(mean, sd, self.best_f, self.maximize)  # type: ignore[arg-type]
+        value = (log_h(u) + sd.log()).squeeze(-1)
         if self.log_cost is not None and self.alpha > 0:
             plain = isinstance(self.log_cost, DeterministicModel)
             log_cost = self.log_cost(X) if plain else self.log_cost.posterior(X).mean  # type: ignore[attr-defined]
@@ -70,6 +82,33 @@ class LogEIPerCost(LogExpectedImprovement):
         self, X: Tensor, compute_sigma: bool = True, min_var: float = 1e-12
     ) -> tuple[Tensor, Tensor | None]:
         return moments(self, X) or super()._mean_and_sigma(X, compute_sigma, min_var)
+
+
+def log_h(u: Tensor) -> Tensor:
+    """`log(phi(u) + u Phi(u))`, accurate for any `u`: BoTorch's (Ament et al., arXiv:2310.20708).
+
+    Its gradient is `Phi / h` in closed form. That of BoTorch's function, which goes back through all
+    the cases that it distinguishes, takes half of the time of a search.
+    """
+    return _LogH.apply(u)  # type: ignore[return-value]
+
+
+class _LogH(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: torch.autograd.function.FunctionCtx, u: Tensor) -> Tensor:
+        value = _log_ei_helper(u)
+        ctx.save_for_backward(u, value)
+        return value
+
+    @staticmethod
+    def backward(ctx: torch.autograd.function.FunctionCtx, *grads: Tensor) -> Tensor:
+        u, value = ctx.saved_tensors  # type: ignore[attr-defined]
+        return grads[0] / inverse_slope(u, value)
+
+
+def inverse_slope(u: Tensor, value: Tensor) -> Tensor:
+    """`1 / (log h)' = h / Phi` where `log h(u)` is `value`; far to the left, where all digits cancel, `-1 / u`."""
+    return torch.where(u < _FAR_LEFT, -1 / u, (value - log_ndtr(u)).exp())
 
 
 def moments(acquisition: AnalyticAcquisitionFunction, X: Tensor) -> tuple[Tensor, Tensor] | None:

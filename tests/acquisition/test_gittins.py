@@ -15,9 +15,9 @@ from frugalbo.acquisition.gittins import (
     GittinsIndex,
     decayed_lambda,
     inverse_log_h,
-    log_h,
     should_stop,
 )
+from frugalbo.acquisition.log_ei_per_cost import log_h
 from frugalbo.models.feasibility import FeasibilityGP
 from frugalbo.models.objective import fit_objective
 

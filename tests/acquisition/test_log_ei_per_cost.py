@@ -4,11 +4,12 @@ import numpy as np
 import pytest
 import torch
 from botorch.acquisition import LogExpectedImprovement
+from botorch.acquisition.analytic import _log_ei_helper
 from botorch.models.deterministic import GenericDeterministicModel
 from botorch.optim import optimize_acqf
 
 from frugalbo.acquisition.log_cost import learned_log_cost, learned_log_mean_cost, regressed_cost
-from frugalbo.acquisition.log_ei_per_cost import LogEIPerCost
+from frugalbo.acquisition.log_ei_per_cost import LogEIPerCost, log_h
 from frugalbo.budget.cost import Component, Features, FittedCost
 from frugalbo.models.feasibility import FeasibilityGP
 from frugalbo.models.objective import fit_objective
@@ -126,3 +127,23 @@ def test_the_mean_of_a_log_normal_is_above_its_median():
     assert learned_log_mean_cost(fitted, 2.0)(X).exp().reshape(-1).tolist() == pytest.approx([8.60875] * 3, rel=1e-5)
     level = math.log(2.0)
     assert learned_log_mean_cost(fitted, 2.0, level)(X).exp()[0].item() == pytest.approx(8.60875 / 2, rel=1e-5)
+
+
+def test_log_h_and_its_gradient_are_right_from_far_left_to_far_right():
+    # h(0) = phi(0), slope Phi(0) / phi(0) = 1.253314; to the right h is u. To the left by Mills' ratio
+    # h = phi / u^2 (1 - 3 / u^2 + ...), so log h falls with the slope -u - 2 / u + ...
+    u = torch.tensor([-1e6, -20000.0, -9999.0, -30.0, -1.0, 0.0, 1.0, 300.0], dtype=torch.float64, requires_grad=True)
+    value = log_h(u)
+    assert torch.equal(value, _log_ei_helper(u))
+    (slope,) = torch.autograd.grad(value.sum(), u)
+    assert value[5].item() == pytest.approx(math.log(0.39894228))
+    assert slope[5].item() == pytest.approx(1.253314, rel=1e-6)
+    # Phi(-1) / (phi(-1) - Phi(-1)) = 0.1586553 / 0.0833155
+    assert slope[4].item() == pytest.approx(1.904270, rel=1e-5)
+    assert slope[:4].tolist() == pytest.approx([1e6, 20000.0, 9999.0002, 30.066], rel=1e-4)
+    assert slope[7].item() == pytest.approx(1 / 300)
+
+
+def test_the_gradient_of_log_h_is_that_of_its_value():
+    u = torch.linspace(-37, 7, 23, dtype=torch.float64, requires_grad=True)
+    assert torch.autograd.gradcheck(log_h, u, eps=1e-6, atol=1e-6, rtol=1e-5)

@@ -95,7 +95,8 @@ def test_a_trial_a_second_and_a_dollar_have_their_own_prices():
     assert torch.allclose(trials - seconds, log_cost)
     evidence = Evidence(study)
     # 7 device-seconds for a dollar.
-    dollars = Worth(MinGain.of("1 per USD"), "loss", 7.0, True).log_ratio(situation, situation.objective.best())(situation.pool.unsqueeze(-2))
+    rule = Worth(MinGain.of("1 per USD"), "loss", 7.0, True)
+    dollars = rule.log_ratio(situation, situation.objective.best())(situation.pool.unsqueeze(-2))
     assert torch.allclose(dollars - seconds, torch.tensor(math.log(7.0), dtype=torch.float64))
     # Nobody was charged any.
     assert Worth.of(MinGain.of("1 per USD"), study, evidence.losses, 1).unit_s == math.inf
