@@ -72,9 +72,8 @@ _DECIDING_FILES = ("api.py", "run.py", "session.py", "space.py", "study.py", "ex
 # Ours with a part switched off: settings of `BayesianProposer`. The run loop quotes and holds in all
 # of them. Feasibility has no switch here: no job of these tables fails.
 SWITCHED_OFF: dict[str, dict[str, Any]] = {
-    "ours-no-cost": {"alpha": 0.0, "hard_budget": False},  # blind to cost
-    "ours-no-price": {"alpha": 0.0},  # cheap or dear, but not beyond what is left
-    "ours-no-cooling": {"alpha": 1.0},  # the price counts in full to the end
+    "ours-no-cost": {"method": "ei", "hard_budget": False},  # blind to cost
+    "ours-no-price": {"method": "ei"},  # cheap or dear, but not beyond what is left
     "ours-no-hard-budget": {"hard_budget": False},  # what is left does not count
 }
 

@@ -119,7 +119,7 @@ def _simulated(model, best, A, x, log_cost, left, draws=60_000):
 def test_without_later_trials_it_is_improvement_times_the_chance_that_the_budget_lasts(model, best, left):
     fitted, X = _fitted(), _points(17, 1)
     budget = HardBudget(fitted, 3.0, left)
-    known = LogEIPerCost(model, torch.tensor(best, dtype=torch.float64), None, 0.0, hard_budget=budget)
+    known = LogEIPerCost(model, torch.tensor(best, dtype=torch.float64), None, 0.0, chances=[budget])
     ours = BudgetedLookahead(
         model,
         best,

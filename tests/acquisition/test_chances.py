@@ -42,7 +42,7 @@ def _situation(known, bound=0.9):
     objective, _ = _models(known)
     constraint = fit_constraint(OutcomeConstraint("sum", "<=", bound), known, known.sum(1), ())
     empty = torch.empty((0, 2), dtype=torch.float64)
-    return Situation(objective, objective, empty, _points(257), None, 0.0, None, None, 0, (constraint,))
+    return Situation(objective, objective, empty, _points(257), None, 0.0, None, None, 0, constraints=(constraint,))
 
 
 def test_it_is_botorchs_constrained_expected_improvement_for_independent_models(known):
