@@ -172,7 +172,7 @@ def _finish(report: Report, args: argparse.Namespace) -> int:
     if not args.no_report:
         page = report.write(_report_folder(args, args.report, str(report.run_id)))
     if args.json:
-        print(json.dumps({"kind": "report", **report.to_json()}, allow_nan=False))
+        print(json.dumps({"kind": "report", **report.to_json(leave_one_out=True)}, allow_nan=False))
     else:
         print(report.summary())
         if page:

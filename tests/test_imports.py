@@ -26,7 +26,7 @@ LAYERS = [
     ["session"],
     ["scheduler", "executors"],  # deciding and executing do not know of each other
     ["run"],
-    ["report.findings", "report.importance", "report.html_parts"],
+    ["report.findings", "report.importance", "report.calibration", "report.html_parts"],
     ["report.wording"],
     ["report.plot_style"],
     ["report.plot_time"],

@@ -83,6 +83,7 @@ MODEL_OF = 400
 TIME_LIMIT_S = 30.0  # a hundred times what a suggestion takes
 _COARSE = 80  # observations that the lengthscales for the choice of a subset are fitted to
 _LEAST_MEASURED = 2  # values of a metric before its constraint has a model
+_Z95 = 1.959964
 _PRICED = ("device_seconds", "dollars", "wall_seconds")
 # Arithmetic that a study can make fail; anything else is a mistake of ours and not caught.
 _FAILURES = (torch.linalg.LinAlgError, np.linalg.LinAlgError, NanError, NotPSDError)  # type: ignore[attr-defined]
@@ -403,7 +404,11 @@ def _explain(study: Study, situation: Situation, u: Array) -> dict[str, Any]:
     X = torch.from_numpy(u).reshape(1, 1, -1)
     with torch.no_grad():
         posterior = situation.objective.model.posterior(X)
-        mean, sd = float(posterior.mean), float(posterior.variance.sqrt())
+        # Of an observation: the function's own uncertainty and the noise of a trial.
+        mean, sd = (
+            float(posterior.mean),
+            float((posterior.variance + situation.objective.model.likelihood.noise).sqrt()),
+        )
         chances = [
             1.0 if chance is None else math.exp(float(chance.log_probability(X)))
             for chance in (situation.feasibility, situation.hard_budget)
@@ -416,9 +421,10 @@ def _explain(study: Study, situation: Situation, u: Array) -> dict[str, Any]:
         best = situation.best()
     why: dict[str, Any] = {
         "predicted": sense.to_loss(outcome.inverse(mean)),
-        "predicted_95": sorted(sense.to_loss(outcome.inverse(t)) for t in (mean - 2 * sd, mean + 2 * sd)),
+        "predicted_95": sorted(sense.to_loss(outcome.inverse(t)) for t in (mean - _Z95 * sd, mean + _Z95 * sd)),
         "success": chances[0],
         "predicted_cost_s": None if log_c is None else math.exp(log_c),
+        **_cost_interval(situation, u),
         "within_budget": chances[1],
     }
     if best is not None:
@@ -427,6 +433,14 @@ def _explain(study: Study, situation: Situation, u: Array) -> dict[str, Any]:
         why["constraints"] = constraints
         why["unmeasured"] = [str(c) for c in study.problem.bounds if str(c) not in constraints]
     return why
+
+
+def _cost_interval(situation: Situation, u: Array) -> dict[str, list[float]]:
+    """The 95 % interval of a trial's seconds; none for a formula that is taken as it is."""
+    if situation.cost is None or situation.cost[0].n == 0:
+        return {}
+    fitted, steps = situation.cost
+    return {"predicted_cost_95": [fitted.quantile(u[None], steps, q) for q in (0.025, 0.975)]}
 
 
 @cache

@@ -16,6 +16,7 @@ from typing import Any
 
 from frugalbo.budget.amounts import Resource
 from frugalbo.report import wording
+from frugalbo.report.calibration import calibration
 from frugalbo.report.findings import (
     accounts,
     against_defaults,
@@ -33,8 +34,8 @@ from frugalbo.report.importance import importance
 from frugalbo.study import Status, Study, Trial
 
 __all__ = [
-    "Report", "accounts", "against_defaults", "best_so_far", "gantt", "importance", "longest_pause", "main_resource",
-    "peak_held", "results", "shown_resources", "trial_rows", "trial_table", "utilisation",
+    "Report", "accounts", "against_defaults", "best_so_far", "calibration", "gantt", "importance", "longest_pause",
+    "main_resource", "peak_held", "results", "shown_resources", "trial_rows", "trial_table", "utilisation",
 ]  # fmt: skip
 
 _MOST_FAILURES = 8
@@ -84,8 +85,12 @@ class Report:
         parts += [_run_lines(self.study), _failure_lines(self.study)]
         return "\n\n".join("\n".join(lines) for lines in parts if lines)
 
-    def to_json(self) -> dict[str, Any]:
-        """The figures as strict JSON types: no number is infinite or undefined."""
+    def to_json(self, *, leave_one_out: bool = False) -> dict[str, Any]:
+        """The figures as strict JSON types: no number is infinite or undefined.
+
+        Args:
+            leave_one_out: Whether the calibration has the results left out, which fits the model once more.
+        """
         study, against = self.study, against_defaults(self.study)
         resource = main_resource(study)
         return {
@@ -121,6 +126,7 @@ class Report:
             "utilisation": utilisation(study),
             "utilisation_without_pauses": utilisation(study, without_pauses=True),
             "importance": importance(study).to_json(),
+            "calibration": calibration(study, leave_one_out=leave_one_out).to_json(),
             "trials": [row | {"params": dict(study.trials[row["trial"]].params)} for row in trial_table(study, {})],
         }
 
@@ -135,10 +141,11 @@ class Report:
 
         folder = Path(folder)
         folder.mkdir(parents=True, exist_ok=True)
-        figures = draw(self.study)
+        calibrated = calibration(self.study)
+        figures = draw(self.study, calibrated=calibrated)
         for name, figure in figures.items():
             _replace(folder / f"{name}.png", png(figure))
-        _replace(folder / "index.html", page(self, figures).encode())
+        _replace(folder / "index.html", page(self, figures, calibrated).encode())
         return folder / "index.html"
 
 
@@ -231,6 +238,8 @@ def _run_lines(study: Study) -> list[str]:
     counted = ", ".join(f"{by[status]} {status}" for status in Status if by[status])
     lines = [f"{wording.count(len(study.trials), 'trial')}: {counted}"]
     lines += [text for text in (wording.constraints(study), wording.utilisation_text(study)) if text is not None]
+    found = calibration(study, leave_one_out=False)
+    lines += [coverage.in_words() for coverage in (found.made, found.cost) if not coverage.reason]
     if study.ledger and (limit := study.ledger.budget.memory_bytes):
         peak = wording.amount("memory_bytes", peak_held(study, "memory_bytes"))
         lines.append(f"memory lent at one time: at most {peak} of {wording.amount('memory_bytes', limit)}")

@@ -15,6 +15,8 @@ from matplotlib.figure import Figure
 
 from frugalbo.budget.amounts import Resource
 from frugalbo.report import wording
+from frugalbo.report.calibration import Calibration
+from frugalbo.report.calibration import calibration as compute_calibration
 from frugalbo.report.findings import (
     TrialRow,
     accounts,
@@ -64,21 +66,29 @@ _SECTIONS: Final = (
         "Sobol indices of a Gaussian process fitted to the results: shares of its variance over the whole space, not "
         "near the best. The percentage that the model explains is its leave-one-out R².",
     ),
+    (
+        "calibration",
+        "Did the predictions hold?",
+        "A dot is a trial, the line through it the predicted 95 % interval; on the diagonal the prediction was exact. "
+        "As predicted: before the trial ran. Left out: by the final model, told of all results but this one.",
+    ),
     ("gantt", "What the devices did", "Each bar is a segment of the trial with that number."),
     ("money", "Where the budget went", "Exact amounts are in the table below."),
 )
 
 
-def page(report: Report, figures: Mapping[str, Figure]) -> str:
-    """The whole page, with `figures` from `pictures.draw`."""
+def page(report: Report, figures: Mapping[str, Figure], calibrated: Calibration | None = None) -> str:
+    """The whole page, with `figures` from `pictures.draw`; the calibration is computed if it is not given."""
     study = report.study
+    calibrated = compute_calibration(study) if calibrated is None else calibrated
+    after = {"calibration": _calibration(calibrated)}
     finding = text(wording.headline(study))
     body = [
         _header(report, finding),
         _tiles(report),
         *(_section(name, heading, words, figures[name]) for name, heading, words in _SECTIONS[:1]),
         _configuration(study),
-        *(_section(name, heading, words, figures[name]) for name, heading, words in _SECTIONS[1:]),
+        *(_section(name, heading, words, figures[name], after.get(name, "")) for name, heading, words in _SECTIONS[1:]),
         _accounts(study),
         _trials(study),
         _failures(study),
@@ -163,13 +173,13 @@ def _tiles(report: Report) -> str:
     return f'<dl class="tiles">{items}</dl>'
 
 
-def _section(name: str, heading: str, words: str, figure: Figure) -> str:
+def _section(name: str, heading: str, words: str, figure: Figure, after: str = "") -> str:
     description, key = text(heading), name.replace("_", "-")
     opening = f'<section id="{key}">\n<h2 class="over">{description}</h2>'
     if said := figure.get_label():
         return f'{opening}\n<p class="quiet">{text(said)}.</p>\n</section>'
     picture = svg(figure, f"{key}-picture", description)
-    return f"{opening}\n<figure>{picture}<figcaption>{text(words)}</figcaption></figure>\n</section>"
+    return f"{opening}\n<figure>{picture}<figcaption>{text(words)}</figcaption></figure>\n{after}</section>"
 
 
 def _configuration(study: Study) -> str:
@@ -216,6 +226,32 @@ def _range(p: Parameter, value: object, default: object) -> str:
     if value is not None:
         marks += f'<circle cx="{6 + 148 * p.to_unit(value):.1f}" cy="8" r="5" class="best"/>'
     return f'<svg viewBox="0 0 160 16" width="160" height="16" aria-hidden="true">{marks}</svg>'
+
+
+def _calibration(found: Calibration) -> str:
+    """The counts in a table, and in a sentence each."""
+    if not found.kinds:
+        return ""
+    names = {"made": "results, as predicted", "left_out": "results, left out", "cost": "costs, as predicted"}
+    rows = []
+    for coverage in found.kinds:
+        low, high = coverage.expected
+        error = coverage.typical_error
+        cells = [
+            len(coverage.predictions),
+            coverage.inside,
+            f"{low} to {high}" if low < high else low,
+            f"×{wording.number(error, 3)}" if coverage.kind == "cost" else wording.number(error, 3),
+        ]
+        cells = "".join(f"<td>{cell}</td>" for cell in cells)
+        rows.append(f"<tr><th scope=row>{names[coverage.kind]}</th>{cells}</tr>")
+    heads = ("", "predictions", "within 95 %", "no surprise", "typical error")
+    head = "".join(f"<th>{name}</th>" for name in heads)
+    words = " ".join(coverage.in_words() for coverage in found.kinds)
+    return (
+        f'<div class="scroll"><table class="account"><thead><tr>{head}</tr></thead>'
+        f"<tbody>{''.join(rows)}</tbody></table></div>\n<p>{text(words, 1000)}</p>"
+    )
 
 
 def _accounts(study: Study) -> str:

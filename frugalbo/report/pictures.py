@@ -10,8 +10,8 @@ import matplotlib as mpl
 from matplotlib.figure import Figure
 
 from frugalbo.report import plots
+from frugalbo.report.calibration import Calibration
 from frugalbo.report.importance import Importance
-from frugalbo.report.importance import importance as compute_importance
 from frugalbo.report.plot_style import GRID, INK, MUTED, PAPER
 from frugalbo.study import Study
 
@@ -19,11 +19,15 @@ _THEME: Final = {INK: "--ink", MUTED: "--muted", GRID: "--grid", PAPER: "--paper
 _DPI: Final = 150
 
 
-def draw(study: Study, found: Importance | None = None) -> dict[str, Figure]:
-    """All pictures of a study by name; the importance is computed if it is not given."""
-    found = compute_importance(study) if found is None else found
-    made = {name: make(study) for name, make in plots.FIGURES.items() if name != "importance"}
-    return {name: made[name] if name in made else plots.importance(study, found) for name in plots.FIGURES}
+def draw(study: Study, found: Importance | None = None, calibrated: Calibration | None = None) -> dict[str, Figure]:
+    """All pictures of a study by name; the importance and the calibration are computed if they are not given."""
+    with_findings = {
+        "importance": lambda: plots.importance(study, found),
+        "calibration": lambda: plots.calibration(study, calibrated),
+    }
+    return {
+        name: with_findings[name]() if name in with_findings else make(study) for name, make in plots.FIGURES.items()
+    }
 
 
 def png(figure: Figure) -> bytes:

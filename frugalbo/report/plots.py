@@ -19,6 +19,8 @@ from matplotlib.ticker import FuncFormatter, MaxNLocator
 
 from frugalbo.report import plot_style as look
 from frugalbo.report import wording
+from frugalbo.report.calibration import Calibration, Coverage
+from frugalbo.report.calibration import calibration as compute_calibration
 from frugalbo.report.findings import accounts, against_defaults, default_trial, main_resource, results
 from frugalbo.report.findings import best_so_far as improvements
 from frugalbo.report.importance import Importance
@@ -31,6 +33,7 @@ from frugalbo.study import Status, Study, Trial
 __all__ = [
     "FIGURES",
     "best_so_far",
+    "calibration",
     "gantt",
     "importance",
     "learning_curves",
@@ -251,12 +254,62 @@ def importance(study: Study, found: Importance | None = None) -> Figure:
     return figure
 
 
+def calibration(study: Study, found: Calibration | None = None) -> Figure:
+    """Predicted against observed with 95 % intervals, results and costs; `found` saves computing it again."""
+    found = compute_calibration(study) if found is None else found
+    if not found.kinds:
+        return look.note(found.made.reason.rstrip("."))
+    figure = look.new_figure(3.9)
+    panels = np.atleast_1d(figure.subplots(1, len(found.kinds)))
+    metric = study.problem.objective.metric
+    titles = {"made": f"{metric}, as predicted", "left_out": f"{metric}, left out", "cost": "cost, as predicted"}
+    for ax, coverage in zip(panels, found.kinds, strict=True):
+        _calibration_panel(ax, coverage, study)
+        look.title(ax, f"{titles[coverage.kind]}: {coverage.inside} of {len(coverage.predictions)}")
+    panels[0].set_ylabel("observed", color=MUTED)
+    look.legend(max(panels, key=lambda ax: len(ax.get_legend_handles_labels()[0])), columns=3, outside=True)
+    return figure
+
+
+def _calibration_panel(ax: Axes, coverage: Coverage, study: Study) -> None:
+    look.style(ax)
+    shown = coverage.predictions
+    observed, predicted = [p.observed for p in shown], [p.predicted for p in shown]
+    is_log = look.log_is_better([*observed, *predicted])
+    if is_log:
+        ends = min([*observed, *predicted]), max([*observed, *predicted])
+        pad = (ends[1] / ends[0]) ** 0.06
+        low, high = ends[0] / pad, ends[1] * pad
+        for axis in (ax.xaxis, ax.yaxis):
+            look.log_axis(axis, 4)
+    else:
+        worst_is_high = coverage.kind == "cost" or study.problem.objective.sign > 0
+        low, high = look.clip_range([*observed, *predicted], worst_is_high=worst_is_high)
+        for axis in (ax.xaxis, ax.yaxis):
+            look.linear_axis(axis, 4)
+    ax.plot([low, high], [low, high], color=MUTED, linewidth=1.0, zorder=2)
+    for inside, colour, label in ((True, BLUE, "within its 95 % interval"), (False, ORANGE, "outside")):
+        of = [p for p in shown if p.is_inside is inside]
+        if of:
+            y = [p.observed for p in of]
+            ax.hlines(y, [p.low for p in of], [p.high for p in of], color=colour, linewidth=1.2, alpha=0.45, zorder=3)
+            ax.scatter([p.predicted for p in of], y, s=20, color=colour, edgecolors="none", zorder=4, label=label)
+    ax.set_xlim(low, high)
+    ax.set_ylim(low, high)
+    if is_log:
+        for axis in (ax.xaxis, ax.yaxis):
+            look.fit_log_ticks(axis, 4)
+    unit = " (device-seconds)" if coverage.kind == "cost" else ""
+    look.labels(ax, f"predicted{unit}", "")
+
+
 FIGURES: Final[dict[str, Callable[[Study], Figure]]] = {
     "best_so_far": best_so_far,
     "learning_curves": learning_curves,
     "slices": slices,
     "parallel_coordinates": parallel_coordinates,
     "importance": importance,
+    "calibration": calibration,
     "gantt": gantt,
     "money": money,
 }
