@@ -15,7 +15,7 @@ _METHODS: Final = {
     "bmsei": "the best for all trials that the budget still pays for, as far as it looked ahead",
     "ei": "the largest expected improvement",
     "logei": "the largest expected improvement",
-    "qei": "the largest expected improvement by it and those under way together",
+    "qei": "the largest expected improvement beyond what those under way will bring",
     "nei": "the largest expected improvement over noisy results",
     "ucb": "the best optimistic bound",
     "kg": "the result expected to raise the best prediction most",

@@ -6,7 +6,7 @@
 | `pbgi` | the Pandora's-box Gittins index | yes | believed |
 | `bmsei` | budgeted multi-step lookahead: this trial and up to two more that the budget pays for | yes | believed |
 | `ei`, `logei` | expected improvement, by its logarithm | | believed |
-| `qei` | the same over all of a batch jointly (q-EI) | | averaged over |
+| `qei` | what a point adds to the expected improvement of the batch (q-EI) | | averaged over |
 | `nei` | noisy expected improvement: over the best of the noisy points, jointly | | averaged over |
 | `ucb` | the upper confidence bound | | believed |
 | `kg` | the knowledge gradient, over a set of good points | | believed |
@@ -19,8 +19,8 @@ Batches are chosen one after the other, the earlier members being pending; so a 
 workers are the same case. That is the greedy maximisation of an acquisition of all `q` points (Wilson,
 Hutter, Deisenroth, arXiv:1805.10196); only `ts` chooses all members together, as `SLATES` says.
 
-* *Averaged over*: the value is that of the pending points and the new one together, over joint
-  samples of what they may show.
+* *Averaged over*: the value is what the new point adds to the pending ones, over joint samples of what
+  they may show.
 * *Believed* (the Kriging believer of Ginsbourger et al., 2010): as if they had come out at the posterior
   mean. The variance is then what it will be, whatever comes out, which is all that entropies and the
   knowledge gradient take from the pending points but for the unknown shift of the mean; and
@@ -48,7 +48,7 @@ from typing import Any
 
 import torch
 from botorch.acquisition.analytic import LogExpectedImprovement, UpperConfidenceBound
-from botorch.acquisition.logei import qLogExpectedImprovement, qLogNoisyExpectedImprovement
+from botorch.acquisition.logei import qLogNoisyExpectedImprovement
 from botorch.acquisition.max_value_entropy_search import qLowerBoundMaxValueEntropy
 from botorch.sampling.normal import SobolQMCNormalSampler
 from torch import Tensor
@@ -60,6 +60,7 @@ from frugalbo.acquisition.gittins import GittinsIndex, decayed_lambda
 from frugalbo.acquisition.hard_budget import HardBudget
 from frugalbo.acquisition.in_slate import priorities
 from frugalbo.acquisition.joint_entropy import JointEntropySearch
+from frugalbo.acquisition.joint_improvement import LogImprovementAdded
 from frugalbo.acquisition.knowledge_gradient import DiscreteKnowledgeGradient
 from frugalbo.acquisition.log_cost import learned_log_cost, learned_log_mean_cost
 from frugalbo.acquisition.log_ei_per_cost import LogEIPerCost
@@ -78,7 +79,6 @@ _TARGETS = 64  # the points whose means count for the knowledge gradient
 _CANDIDATES = 512  # on which optima are sampled
 _THOMPSON = 2048
 _RIVALS = 8  # the best points known, which an optimum must exceed, for predictive entropy
-_ELEMENTS = 4_000_000  # of the largest tensor for joint improvement: points at once x pending x observations
 
 
 @dataclass(frozen=True, slots=True)
@@ -247,26 +247,12 @@ def _noisy_ei(s: Situation) -> Chosen:
 
 
 def _joint_ei(s: Situation) -> Chosen:
-    """The improvement by the best of the pending points and one more, over the best known mean.
-
-    The pending points and the observations are in every covariance, so points are evaluated in blocks.
-    """
+    """Over the best mean of what is known; the pending points come in by what they may show."""
     model = s.unbelieving.model.negated()
     with torch.no_grad():
         best = float(model.posterior(_likely(s, model.train_inputs[0]).unsqueeze(-2)).mean.max())
-    value = qLogExpectedImprovement(
-        model=model,
-        best_f=best,
-        sampler=SobolQMCNormalSampler(torch.Size([_SAMPLES]), seed=s.seed),
-        X_pending=s.pending if len(s.pending) else None,
-    )
-    q = len(s.pending) + 1
-    block = max(1, _ELEMENTS // (q * (q + _SAMPLES + len(model.train_inputs[0]))))
-
-    def improvement(X: Tensor) -> Tensor:
-        return torch.cat([value(part) for part in X.split(block)]) + s.log_chances(X)
-
-    return Chosen(improvement, {})
+    value = LogImprovementAdded(model, best, s.pending, draws=_SAMPLES, seed=s.seed)
+    return Chosen(lambda X: value(X) + s.log_chances(X), {})
 
 
 def _upper_confidence_bound(s: Situation) -> Chosen:
@@ -382,6 +368,7 @@ def _draws(model: ObjectiveGP, X: Tensor, count: int) -> Tensor:
     posterior = model.posterior(X)
     covariance = posterior.distribution.covariance_matrix  # type: ignore[union-attr]
     values, vectors = torch.linalg.eigh(covariance)
-    root = vectors * values.clamp_min(0).sqrt()
-    normal = torch.randn(count, X.shape[0], dtype=X.dtype)
-    return posterior.mean.squeeze(-1) + normal @ root.T
+    # One after the other, so that the first draws are the same for any number of them.
+    normal = torch.stack([torch.randn(X.shape[0], dtype=X.dtype) for _ in range(count)])
+    # By the symmetric root, which hangs on the covariance continuously; the vectors' signs do not.
+    return posterior.mean.squeeze(-1) + ((normal @ vectors) * values.clamp_min(0).sqrt()) @ vectors.T

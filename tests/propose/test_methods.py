@@ -98,6 +98,44 @@ def test_the_same_study_and_seed_give_the_same_suggestion(method):
     assert torch.equal(torch.get_rng_state(), before)
 
 
+@EACH
+def test_two_results_and_knobs_of_one_value_are_enough(method):
+    space = Space({"x": Float(0, 1), "one": Choice(["a"]), "three": Int(3, 3), "k": Int(1, 4)})
+    study = Study(_problem(space))
+    for x, k in ((0.1, 1), (0.8, 3)):
+        tell(study, {"x": x, "one": "a", "three": 3, "k": k}, x)
+    found = BayesianProposer(seed=0, method=method, initial=2).propose(study, 2)
+    assert [s.why["method"] for s in found] == [method] * 2
+    assert all(s.params["one"] == "a" and s.params["three"] == 3 for s in found)
+
+
+@EACH
+def test_the_order_of_trials_does_not_matter(method):
+    # Not bit for bit, as sums are rounded otherwise and a search amplifies that.
+    rng = np.random.default_rng(0)
+    told = [(params, _bowl(params)) for params in (SQUARE.sample(rng) for _ in range(11))]
+    found = []
+    for order in (told, told[::-1]):
+        study = Study(_problem(SQUARE))
+        for params, loss in order:
+            tell(study, params, loss)
+        (s,) = BayesianProposer(seed=0, method=method).propose(study, 1)
+        found.append(SQUARE.encode(s.params))
+    assert np.abs(found[0] - found[1]).max() < 0.02
+
+
+def test_thompson_batches_are_slates():
+    # In the order of one list of priorities, whose first is the best of the first draw.
+    study, rng = Study(_problem(SQUARE)), np.random.default_rng(0)
+    for _ in range(9):
+        params = SQUARE.sample(rng)
+        tell(study, params, _bowl(params))
+    found = BayesianProposer(seed=1, method="ts").propose(study, 5)
+    assert [s.why["draws"] for s in found] == [5] * 5
+    assert [s.why["value"] for s in found] == sorted((s.why["value"] for s in found), reverse=True)
+    assert found[0].params == BayesianProposer(seed=1, method="ts").propose(study, 1)[0].params
+
+
 @pytest.mark.slow
 @EACH
 def test_the_bottom_of_a_bowl_is_found(method):
