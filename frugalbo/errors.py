@@ -25,6 +25,14 @@ class StudyError(FrugalError, ValueError):
     """An event or a question that does not fit the study's state."""
 
 
+class ModelError(FrugalError, ValueError):
+    """Observations that a surrogate cannot be fitted to, or a question it has no answer for."""
+
+
+class MissingExtra(FrugalError, ImportError):
+    """Something that needs a package which is not installed; the message names it."""
+
+
 class StorageError(FrugalError, OSError):
     """A journal that cannot be opened, read or written."""
 

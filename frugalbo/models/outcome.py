@@ -61,6 +61,13 @@ class Outcome:
         t = np.where(t > 0, np.minimum(np.log1p(np.maximum(t, 0)), _WORST), t)
         return (t - self.mean) / self.std
 
+    def slope(self, losses: ArrayLike) -> NDArray[np.float64]:
+        """The derivative of what the model sees by the loss: 0 on the plateau."""
+        y = np.clip(np.asarray(losses, dtype=np.float64), -_HUGE, _HUGE)
+        with np.errstate(over="ignore"):
+            t = np.maximum((y - self.pivot) / self.spread, 0)
+        return np.where(np.log1p(t) < _WORST, 1 / (1 + t), 0.0) / (self.spread * self.std)
+
     def inverse(self, t: float) -> float:
         """The loss that the model sees as `t`; above the plateau, where the plateau begins."""
         raw = t * self.std + self.mean
