@@ -1,4 +1,7 @@
-"""Constructors that return BoTorch models of what a trial will reach, and whether it will run at all."""
+"""Constructors that return BoTorch models of what a trial will reach, and whether it will run at all.
+
+`docs/models.md` shows each of them in a few lines.
+"""
 
 import warnings
 
