@@ -54,8 +54,8 @@ def test_whatever_a_proposer_wrote_is_survived(why):
 def test_each_trial_of_each_method_is_explained(method):
     study = _studied(method, 6)
     told = study.explain(5)
-    name = "bo" if method == "auto" else method
-    assert f"(method {name})" in told
+    assert f"(method {'ei' if method == 'auto' else method})" in told
+    assert ("That method was picked because costs hardly differ." in told) == (method == "auto")
     assert "its own rule" not in told
     assert told.endswith("after 2.5 device-seconds.")
     if method not in ("sobol", "random"):

@@ -67,12 +67,12 @@ def test_a_price_that_is_none_is_refused(text):
 
 
 def test_where_nothing_is_to_be_gained_a_run_ends_early_and_says_why():
-    # Differences of 1e-3 all over; 39 trials could be paid for, and the rule is asked after eight.
+    # Differences of 1e-3 all over; 39 trials could be paid for, and the rule is asked after six.
     report = _tune(_noise, "1 per 60s")
     assert report.stop_reason.startswith(NOTHING)
     assert report.stop_reason.endswith("of score for 60 device-seconds, and 1 was asked for")
-    assert len(report.study.trials) == 8
-    assert report.study.balance()["device_seconds"].spent == 80
+    assert len(report.study.trials) == 6
+    assert report.study.balance()["device_seconds"].spent == 60
     assert NOTHING in report.summary()
     assert report.to_json()["stop_reason"] == report.stop_reason
 
@@ -80,7 +80,7 @@ def test_where_nothing_is_to_be_gained_a_run_ends_early_and_says_why():
 def test_a_constant_objective_ends_a_run_at_any_price():
     report = _tune(lambda _: 3.0, "1e-12 per 60s")
     assert report.stop_reason.startswith(f"{NOTHING}: at most 0 of score")
-    assert len(report.study.trials) == 8
+    assert len(report.study.trials) == 6
 
 
 @pytest.mark.parametrize("seed", [0, 1])
@@ -89,7 +89,7 @@ def test_while_much_is_to_be_gained_a_run_goes_on(seed):
     report = _tune(_hill, "0.01 per trial", budget="25 trials", seed=seed)
     assert report.stop_reason.startswith(NOTHING)
     assert report.study.value(report.best) > 4.9
-    assert 8 < len(report.study.trials) < 25
+    assert 6 < len(report.study.trials) < 25
     # At a lower price it goes on for longer, and what it has done until then is the same.
     longer = _tune(_hill, "1e-9 per trial", budget="25 trials", seed=seed)
     n = min(len(report.study.trials), len(longer.study.trials))
@@ -125,10 +125,10 @@ def test_dollars_are_what_was_charged():
 def test_a_resumed_run_stops_as_well_unless_the_price_is_lowered(tmp_path):
     storage = tmp_path / "runs.db"
     first = _tune(_noise, "1 per 60s", budget="12 trials", storage=storage)
-    assert len(first.study.trials) == 8
+    assert len(first.study.trials) == 6
     again = fb.resume(storage=storage, problem=PROBLEM, executor=_executor(_noise))
     assert again.stop_reason == first.stop_reason
-    assert len(again.study.trials) == 8
+    assert len(again.study.trials) == 6
     with pytest.raises(BudgetError, match="min_gain"):
         fb.resume(storage=storage, problem=PROBLEM, min_gain="cheap", executor=_executor(_noise))
     more = fb.resume(storage=storage, problem=PROBLEM, min_gain="none", executor=_executor(_noise))
@@ -153,7 +153,7 @@ def test_a_method_that_expects_nothing_has_no_price(method):
 
 def test_whoever_owns_the_loop_is_told():
     with fb.open_study(PROBLEM, budget="40 trials", min_gain="1 per trial") as study:
-        for _ in range(8):
+        for _ in range(6):
             trial = study.ask()
             study.tell(trial, _noise(trial.params))
         with pytest.raises(BudgetError, match=NOTHING):

@@ -21,7 +21,7 @@ from botorch.acquisition.analytic import (
 )
 from botorch.models.deterministic import DeterministicModel
 from botorch.models.model import Model
-from botorch.utils.transforms import t_batch_mode_transform
+from botorch.utils.transforms import average_over_ensemble_models, t_batch_mode_transform
 from torch import Tensor
 from torch.special import log_ndtr
 
@@ -68,15 +68,19 @@ class LogEIPerCost(LogExpectedImprovement):
     @t_batch_mode_transform(expected_q=1)  # type: ignore[arg-type]
     def forward(self, X: Tensor) -> Tensor:
         """Evaluate at points `X` of shape b x 1 x d; returns shape b."""
-        mean, sd = self._mean_and_sigma(X)  # each ... x 1
-        assert sd is not None
-        u = _scaled_improvement(mean, sd, self.best_f, self.maximize)  # type: ignore[arg-type]
-        value = (log_h(u) + sd.log()).squeeze(-1)
+        value = self._log_improvement(X)
         if self.log_cost is not None and self.alpha > 0:
             plain = isinstance(self.log_cost, DeterministicModel)
             log_cost = self.log_cost(X) if plain else self.log_cost.posterior(X).mean  # type: ignore[attr-defined]
             value = value - self.alpha * log_cost[..., 0, 0]  # b x 1 x 1 -> b
         return value + log_chances(self.chances, X)
+
+    @average_over_ensemble_models
+    def _log_improvement(self, X: Tensor) -> Tensor:
+        mean, sd = self._mean_and_sigma(X)  # each ... x 1
+        assert sd is not None
+        u = _scaled_improvement(mean, sd, self.best_f, self.maximize)  # type: ignore[arg-type]
+        return (log_h(u) + sd.log()).squeeze(-1)
 
     def _mean_and_sigma(
         self, X: Tensor, compute_sigma: bool = True, min_var: float = 1e-12

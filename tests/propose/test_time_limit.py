@@ -57,7 +57,7 @@ def test_without_time_a_sobol_point_takes_the_place_and_says_so(method):
 
 def test_what_was_prepared_takes_the_place_of_a_late_suggestion_once():
     study = _study()
-    proposer = BayesianProposer(seed=0)
+    proposer = BayesianProposer(seed=0, method="bo")
     running = start(study, {"x": 0.9, "y": 0.9})
     (expected,) = proposer.propose(study, 1)
     proposer.prepare(study, never)
