@@ -1,0 +1,64 @@
+"""Every notebook of `tutorials/` runs from top to bottom in a fresh process, and is checked in as it should be."""
+
+import json
+import os
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+FOLDER = Path(__file__).parent.parent / "tutorials"
+NOTEBOOKS = sorted(FOLDER.glob("*.ipynb"))
+
+
+def cells(path, kind="code"):
+    return ["".join(cell["source"]) for cell in json.loads(path.read_text())["cells"] if cell["cell_type"] == kind]
+
+
+def test_there_are_tutorials_and_the_readme_names_them():
+    readme = (FOLDER.parent / "README.md").read_text()
+    assert NOTEBOOKS
+    assert all(f"tutorials/{path.name}" in readme for path in NOTEBOOKS)
+
+
+@pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.stem)
+def test_a_notebook_is_of_version_4_5_and_has_no_outputs(path):
+    book = json.loads(path.read_text())
+    assert (book["nbformat"], book["nbformat_minor"]) == (4, 5)
+    assert book["metadata"]["kernelspec"]["name"] == "python3"
+    ids = [cell["id"] for cell in book["cells"]]
+    assert len(set(ids)) == len(ids)
+    assert all(re.fullmatch(r"[a-zA-Z0-9_-]{1,64}", id_) for id_ in ids)
+    for cell in book["cells"]:
+        fields = {"cell_type", "id", "metadata", "source"}
+        if cell["cell_type"] == "code":
+            fields |= {"execution_count", "outputs"}
+            assert cell["execution_count"] is None
+            assert cell["outputs"] == []
+        assert set(cell) == fields
+    assert "assert " in cells(path)[-1]
+
+
+@pytest.mark.slow
+@pytest.mark.tutorial
+@pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.stem)
+def test_a_notebook_runs(path, tmp_path):
+    # As Jupyter would: one after the other, in one namespace; a warning of ours is an error.
+    script = tmp_path / "notebook.py"
+    blocks = [f"\n# cell {i}\n{source}\n" for i, source in enumerate(cells(path))]
+    script.write_text(
+        "import warnings, frugalbo\nwarnings.simplefilter('error', frugalbo.FrugalWarning)\n" + "".join(blocks)
+    )
+    environment = os.environ | {"MPLBACKEND": "agg", "OMP_NUM_THREADS": "1", "SMOKE_TEST": "1"}
+    done = subprocess.run(
+        [sys.executable, str(script)],
+        cwd=tmp_path,
+        capture_output=True,
+        text=True,
+        timeout=280,
+        check=False,
+        env=environment,
+    )
+    assert done.returncode == 0, done.stdout[-2000:] + done.stderr[-4000:]
