@@ -105,7 +105,7 @@ class Worth:
         amount = {
             "device_seconds": f"{per:g} device-seconds",
             "dollars": f"{per:g} USD",
-            "evaluations": f"{per:g} trials",
+            "evaluations": f"{per:g} trial{'s' * (per != 1)}",
         }
         return (
             f"nothing left is expected to be worth its price: at most {best * per:.2g} of {self.metric} "

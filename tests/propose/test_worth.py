@@ -1,6 +1,7 @@
 """The rule by which a run stops: what is expected to be gained for what it costs."""
 
 import math
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -18,6 +19,7 @@ from frugalbo.models.objective import fit_objective
 from frugalbo.problem import Minimize, Problem
 from frugalbo.propose.bo import BayesianProposer
 from frugalbo.propose.evidence import Evidence
+from frugalbo.propose.maximise import maximise
 from frugalbo.propose.worth import Worth
 from frugalbo.scheduler.base import Finish, Start
 from frugalbo.scheduler.fixed import FixedScheduler
@@ -142,3 +144,20 @@ def test_what_is_under_way_counts_as_known():
     assert [bool(s.not_worth) for s in proposer.propose(study, 3)] == [False, True, True]
     start(study, first.params)
     assert proposer.propose(study, 1)[0].not_worth
+
+
+def test_what_only_a_search_finds_counts():
+    study = _study()
+    situation, evidence = _situation(study)
+    worth = Worth.of(MinGain.of("1 per trial"), study, evidence.losses, 1)
+    value = worth.log_ratio(situation)
+    poor = replace(situation, pool=situation.pool[value(situation.pool.unsqueeze(-2)).argsort()[:5]])
+    known, distance = evidence.tried, np.full(len(evidence.tried), 1e-3)
+    found = maximise(value, evidence.points, poor.pool.numpy(), known, distance)
+    assert found.value > float(value(poor.pool.unsqueeze(-2)).max()) + 1
+    for share, text in ((0.9, ""), (1.1, "nothing left is expected to be worth its price: at most ")):
+        dear = replace(worth, min_gain=MinGain.of(f"{share * math.exp(found.value)} per trial"))
+        said = dear.missing(poor, evidence.points, known, distance)
+        assert said.startswith(text)
+        assert bool(said) == bool(text)
+    assert f"{math.exp(found.value):.2g} of loss for 1 trial," in said
