@@ -1,9 +1,9 @@
-"""A Matern-5/2 kernel over mixed inputs, and the prior of its lengthscales.
+"""A Matern-5/2 or squared exponential kernel over mixed inputs, and the prior of its lengthscales.
 
-    k(x, z) = (1 + sqrt(5) r + 5/3 r^2) exp(-sqrt(5) r),
+    k(x, z) = (1 + sqrt(5) r + 5/3 r^2) exp(-sqrt(5) r),     or exp(-r^2 / 2) for "rbf",
     r^2 = sum over ordered i of ((x_i - z_i) / l_i)^2 + sum over categorical j of [x_j != z_j] / l_j^2
 
-The categorical part is the squared distance of one-hot vectors (over two), so `k` is a Matern
+The categorical part is the squared distance of one-hot vectors (over two), so `k` is such a
 kernel after an embedding and hence positive definite. Inactive dimensions stand at 1/2 in both
 points or in one; in the second case the condition's own dimension differs, too, and sets the
 points apart.
@@ -25,6 +25,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Literal
 
 import torch
 from gpytorch.constraints import GreaterThan
@@ -33,6 +34,7 @@ from gpytorch.priors import LogNormalPrior
 from torch import Tensor
 
 SMALLEST_LENGTHSCALE = 0.025
+Family = Literal["matern52", "rbf"]
 _SQRT5 = math.sqrt(5.0)
 _SAME = 1e-9  # coordinates of one categorical value differ by rounding only
 
@@ -71,6 +73,7 @@ class MixedMatern(Kernel):
         categorical: The dimensions along which only equality counts.
         prior: Location and scale of the lengthscales' log-normal prior.
         groups: Those of the categorical dimensions that share their values; `set_counts` gives them a weight.
+        family: "rbf" for losses that are smooth beyond doubt; it is `RBFKernel` then.
     """
 
     has_lengthscale = True
@@ -80,13 +83,22 @@ class MixedMatern(Kernel):
     counts_lengthscale: Tensor
 
     def __init__(
-        self, d: int, categorical: Sequence[int], prior: tuple[float, float], groups: Sequence[Group] = ()
+        self,
+        d: int,
+        categorical: Sequence[int],
+        prior: tuple[float, float],
+        groups: Sequence[Group] = (),
+        family: Family = "matern52",
     ) -> None:
         super().__init__(
             ard_num_dims=d,
             lengthscale_prior=LogNormalPrior(*prior),
             lengthscale_constraint=GreaterThan(SMALLEST_LENGTHSCALE, transform=None),  # type: ignore[arg-type],
         )
+        if family not in ("matern52", "rbf"):
+            raise ValueError(f"expected the kernel matern52 or rbf, got {family!r}")
+        self.family: Family = family
+        self.correlation = matern52 if family == "matern52" else _squared_exponential
         mask = torch.zeros(d, dtype=torch.bool)
         mask[list(categorical)] = True
         self.register_buffer("categorical", mask)
@@ -112,20 +124,20 @@ class MixedMatern(Kernel):
         if diag:
             return torch.ones(x1.shape[:-1], dtype=x1.dtype)
         if not bool(self.categorical.any()):
-            return matern52(_square_distance(x1 / scale, x2 / scale))
+            return self.correlation(_square_distance(x1 / scale, x2 / scale))
         ordered = ~self.categorical
         square = _square_distance((x1 / scale)[..., ordered], (x2 / scale)[..., ordered])
         a, b = x1[..., self.categorical], x2[..., self.categorical]
         differ = ((a.unsqueeze(-2) - b.unsqueeze(-3)).abs() > _SAME).to(x1)  # ... x n x m x c
         inverse_squares = scale[..., self.categorical].unsqueeze(-2) ** -2
-        plain = matern52(square + (differ * inverse_squares).sum(-1))
+        plain = self.correlation(square + (differ * inverse_squares).sum(-1))
         if not self.groups:
             return plain
         single = ~self.grouped[self.categorical]
         alone = square + (differ * inverse_squares)[..., single].sum(-1)
         c1 = torch.cat([group.counts(x1) for group in self.groups], dim=-1) / self.counts_lengthscale
         c2 = torch.cat([group.counts(x2) for group in self.groups], dim=-1) / self.counts_lengthscale
-        return torch.lerp(plain, matern52(alone + _square_distance(c1, c2)), self.counts_weight)
+        return torch.lerp(plain, self.correlation(alone + _square_distance(c1, c2)), self.counts_weight)
 
 
 def matern52(square_distance: Tensor) -> Tensor:
@@ -133,6 +145,10 @@ def matern52(square_distance: Tensor) -> Tensor:
     # sqrt has no gradient at 0, where the correlation's own gradient in r^2 is finite.
     r = _SQRT5 * square_distance.clamp_min(1e-20).sqrt()
     return (1 + r + r * r / 3) * (-r).exp()
+
+
+def _squared_exponential(square_distance: Tensor) -> Tensor:
+    return (-0.5 * square_distance).exp()
 
 
 def _square_distance(a: Tensor, b: Tensor) -> Tensor:

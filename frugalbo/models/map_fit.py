@@ -27,7 +27,7 @@ from numpy.typing import NDArray
 from scipy.linalg import lapack  # its routines are made at import, so type checkers see none
 from scipy.optimize import minimize
 
-from frugalbo.models.kernel import SMALLEST_LENGTHSCALE, Group
+from frugalbo.models.kernel import SMALLEST_LENGTHSCALE, Family, Group
 
 Array = NDArray[np.float64]
 
@@ -64,6 +64,7 @@ class _Task:
     y: Array
     prior: tuple[float, float]
     searched: NDArray[np.bool_]
+    family: Family
 
 
 def fit_map(
@@ -74,6 +75,7 @@ def fit_map(
     groups: Sequence[Group] = (),
     *,
     max_iterations: int = 40,
+    kernel: Family = "matern52",
     check: Callable[[], None] = lambda: None,
 ) -> Hyperparameters:
     """The hyperparameters that maximise likelihood times prior, from fixed starts.
@@ -87,6 +89,7 @@ def fit_map(
         prior: Location and scale of the log-normal prior of the lengthscales.
         groups: Categorical dimensions that share their values.
         max_iterations: Of each descent.
+        kernel: The kernel's family.
         check: Called before each evaluation; what it raises ends the fit.
     """
     rows = _coarse_rows(y)
@@ -94,11 +97,11 @@ def fit_map(
     median, short = prior[0], math.log(0.3 * math.sqrt(d))
     extra = [location for location, _ in _COUNTS_PRIOR] if groups else []
     starts = [np.array([*[level] * d, *extra, math.log(noise)]) for level, noise in ((median, 0.02), (short, 0.005))]
-    task = _task(X[rows], y[rows], categorical, prior, groups)
+    task = _task(X[rows], y[rows], categorical, prior, groups, kernel)
     fits = [_descend(task, start, max_iterations, check) for start in starts]
     if len(rows) < len(y):
         # The best fit of some points starts the fit of all, which then needs few steps.
-        task = _task(X, y, categorical, prior, groups)
+        task = _task(X, y, categorical, prior, groups, kernel)
         best = min(fits, key=lambda fit: fit[0])
         fits = [_descend(task, best[1], max_iterations // 3, check)]
     value, theta, evaluations, problem = min(fits, key=lambda fit: fit[0])
@@ -117,9 +120,10 @@ def log_posterior(
     prior: tuple[float, float],
     theta: Array,
     groups: Sequence[Group] = (),
+    kernel: Family = "matern52",
 ) -> tuple[float, Array, float]:
     """Log likelihood plus log priors (up to constants of theta), its gradient, and the optimal mean."""
-    value, gradient, mean = _negative_log_posterior(theta, _task(X, y, categorical, prior, groups))
+    value, gradient, mean = _negative_log_posterior(theta, _task(X, y, categorical, prior, groups, kernel))
     return -value, -gradient, mean
 
 
@@ -138,7 +142,12 @@ def _sigmoid(logit: float) -> float:
 
 
 def _task(
-    X: Array, y: Array, categorical: tuple[int, ...], prior: tuple[float, float], groups: Sequence[Group] = ()
+    X: Array,
+    y: Array,
+    categorical: tuple[int, ...],
+    prior: tuple[float, float],
+    groups: Sequence[Group],
+    kernel: Family,
 ) -> _Task:
     n, d = X.shape
     D = np.empty((d, n * n))
@@ -150,7 +159,7 @@ def _task(
         c = np.concatenate([group.counts(torch.from_numpy(X)).numpy() for group in groups], axis=1)
         C = ((c[:, None] - c[None]) ** 2).sum(-1).ravel()
         alone[[i for group in groups for i in group.dims]] = False
-    return _Task(D, C, alone, y, prior, np.asarray(D.any(axis=1)))
+    return _Task(D, C, alone, y, prior, np.asarray(D.any(axis=1)), kernel)
 
 
 def _descend(
@@ -215,7 +224,7 @@ def _covariance(theta: Array, task: _Task) -> tuple[Array, Callable[[Array], Arr
     """The kernel matrix without noise, n^2, and what makes tr(W dK / d theta) of a W (n^2), noise left out."""
     d = len(task.D)
     inverse_squares = np.exp(-2 * theta[:d])
-    plain, slope = _matern(inverse_squares @ task.D)
+    plain, slope = _correlation(inverse_squares @ task.D, task.family)
 
     def pull_back(W: Array) -> Array:
         return inverse_squares * (task.D @ (W * slope))
@@ -224,7 +233,7 @@ def _covariance(theta: Array, task: _Task) -> tuple[Array, Callable[[Array], Arr
         return plain, pull_back
     weight, alone = _sigmoid(float(theta[d + 1])), task.alone
     distance = task.C * math.exp(-2 * theta[d])
-    by_counts, counts_slope = _matern(inverse_squares[alone] @ task.D[alone] + distance)
+    by_counts, counts_slope = _correlation(inverse_squares[alone] @ task.D[alone] + distance, task.family)
     difference = by_counts - plain
 
     def pull_back_both(W: Array) -> Array:
@@ -236,8 +245,12 @@ def _covariance(theta: Array, task: _Task) -> tuple[Array, Callable[[Array], Arr
     return plain + weight * difference, pull_back_both
 
 
-def _matern(square_distance: Array) -> tuple[Array, Array]:
-    """The Matern-5/2 correlation, and minus twice its derivative by the squared distance; takes its argument over."""
+def _correlation(square_distance: Array, family: Family) -> tuple[Array, Array]:
+    """The correlation, and minus twice its derivative by the squared distance; takes its argument over."""
+    if family == "rbf":
+        square_distance *= -0.5
+        np.exp(square_distance, out=square_distance)
+        return square_distance, square_distance.copy()
     square_distance *= 5
     slope = np.sqrt(square_distance)
     decay = np.exp(-slope)

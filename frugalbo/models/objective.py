@@ -20,7 +20,7 @@ from linear_operator.operators import DenseLinearOperator
 from numpy.typing import ArrayLike, NDArray
 from torch import Tensor
 
-from frugalbo.models.kernel import Group, MixedMatern, lengthscale_prior
+from frugalbo.models.kernel import Family, Group, MixedMatern, lengthscale_prior
 from frugalbo.models.map_fit import NOISE_BOUNDS, NOISE_PRIOR, Hyperparameters, fit_map
 from frugalbo.models.outcome import Outcome
 
@@ -38,6 +38,7 @@ class ObjectiveGP(SingleTaskGP):
         categorical: The dimensions along which only equality counts.
         searched: The number of dimensions that vary, which scales the prior of the lengthscales.
         groups: Categorical dimensions that share their values.
+        kernel: The kernel's family.
     """
 
     covar_module: MixedMatern  # type: ignore[assignment]
@@ -52,6 +53,7 @@ class ObjectiveGP(SingleTaskGP):
         categorical: Sequence[int],
         searched: int,
         groups: Sequence[Group] = (),
+        kernel: Family = "matern52",
     ) -> None:
         d = train_X.shape[-1]
         noise_constraint = GreaterThan(NOISE_BOUNDS[0] / 2, transform=None, initial_value=0.01)  # type: ignore[arg-type]
@@ -59,7 +61,7 @@ class ObjectiveGP(SingleTaskGP):
             train_X,
             train_Y,
             likelihood=GaussianLikelihood(noise_prior=LogNormalPrior(*NOISE_PRIOR), noise_constraint=noise_constraint),
-            covar_module=MixedMatern(d, categorical, lengthscale_prior(max(1, searched)), groups),
+            covar_module=MixedMatern(d, categorical, lengthscale_prior(max(1, searched)), groups, kernel),
             mean_module=ConstantMean(),
             outcome_transform=None,
         )
@@ -85,7 +87,7 @@ class ObjectiveGP(SingleTaskGP):
         """A model with the same hyperparameters of other data: points n x d, standardised outcomes n."""
         kernel = self.covar_module
         categorical = [int(i) for i in kernel.categorical.nonzero().reshape(-1)]
-        model = ObjectiveGP(X, y.unsqueeze(-1), categorical, 1, kernel.groups)
+        model = ObjectiveGP(X, y.unsqueeze(-1), categorical, 1, kernel.groups, kernel.family)
         found = Hyperparameters(
             kernel.lengthscale.detach().reshape(-1).numpy(),
             float(self.likelihood.noise),
@@ -198,6 +200,7 @@ def fit_objective(
     searched: int | None = None,
     groups: Sequence[Group] = (),
     *,
+    kernel: Family = "matern52",
     outcome: Transform | None = None,
     check: Callable[[], None] = lambda: None,
 ) -> Objective:
@@ -209,6 +212,7 @@ def fit_objective(
         categorical: The dimensions along which only equality counts.
         searched: The dimensions that can vary; all by default.
         groups: Those of the categorical dimensions that share their values.
+        kernel: "rbf" for losses that are smooth beyond doubt.
         outcome: What the model sees of the losses; by default `Outcome.of(losses)`.
         check: Called often during the fit; what it raises ends it.
     """
@@ -216,7 +220,8 @@ def fit_objective(
     outcome = outcome or Outcome.of(losses)
     y = outcome(losses)
     dims = max(1, points.shape[1] if searched is None else searched)
-    found = fit_map(points, y, tuple(categorical), lengthscale_prior(dims), groups, check=check)
-    model = ObjectiveGP(torch.from_numpy(points), torch.from_numpy(y).unsqueeze(-1), categorical, dims, groups)
+    found = fit_map(points, y, tuple(categorical), lengthscale_prior(dims), groups, kernel=kernel, check=check)
+    train_X, train_Y = torch.from_numpy(points), torch.from_numpy(y).unsqueeze(-1)
+    model = ObjectiveGP(train_X, train_Y, categorical, dims, groups, kernel)
     model.set_hyperparameters(found)
     return Objective(model, outcome, found)
