@@ -88,7 +88,9 @@ def _parser() -> argparse.ArgumentParser:
         "'like width * depth', 'grows with width, depth', 'startup 20s', 'typical 10min', parted by ;",
     )  # fmt: skip
     tune.add_argument(
-        "--method", default="auto", help="auto, bo, pbgi, ei, qei, nei, ucb, kg, mes, jes, pes, ts, sobol, random"
+        "--method",
+        default="auto",
+        help="auto, bo, pbgi, bmsei, ei, qei, nei, ucb, kg, mes, jes, pes, ts, sobol, random",
     )
     tune.add_argument("--min-gain", metavar="GAIN", help="stop when less is to be expected, such as '0.001 per 60s'")
     tune.add_argument("--seed", type=int, default=0)
