@@ -11,7 +11,8 @@ Multi-fidelity Bayesian Optimization for Hyperparameter Tuning, arXiv:1903.04703
 Toscano-Palmerin, Frazier, Bayesian Optimization with Expensive Integrands, arXiv:1803.08661
 (environments). Deviations: the maximum is over a set, not a continuum, which gives a closed form
 that any search can use, mixed spaces included; the expectation is a trapezoidal sum, to 8 standard
-deviations.
+deviations
+(right to some percent where the value is a thousandth of one).
 """
 
 from __future__ import annotations

@@ -41,8 +41,8 @@ def _looks(b=5, seed=3):
 def test_the_knowledge_gradient_of_two_points_is_the_closed_form():
     # A is one point and x itself: with D the difference of their means and s that of the slopes,
     # E[max(0, D + s Z)] - max(0, D) = |s| (phi(u) - u Phi(-u)), u = |D| / |s|.
-    runs, looks = _runs(), _looks()
-    A = torch.tensor([[0.9, 0.4]]).double()
+    runs, looks, counted = _runs(7), _looks(17), 0
+    A = runs.model.train_inputs[0][:1, :2]
     kg = CrossKnowledgeGradient(runs.target, A, maximize=False)
     for z in looks:
         more = []
@@ -57,8 +57,10 @@ def test_the_knowledge_gradient_of_two_points_is_the_closed_form():
         )
         phi = math.exp(-u * u / 2) / math.sqrt(2 * math.pi)
         expected = s * (phi - u * 0.5 * math.erfc(u / math.sqrt(2)))
-        if expected > 1e-9:
-            assert float(kg.improvement(z.unsqueeze(0))) == pytest.approx(expected, rel=0.02)
+        if expected > 1e-4:
+            counted += 1
+            assert float(kg.improvement(z.unsqueeze(0))) == pytest.approx(expected, rel=0.05)
+    assert counted >= 5
 
 
 def test_the_knowledge_gradient_is_what_samples_of_looks_give():
