@@ -103,8 +103,8 @@ def _price(why: Mapping[str, Any]) -> list[str]:
         said.append(f"Cost {weight}, the share of the budget that was left.")
     if "depth" in why:
         text = f"Up to {why['depth']} later trials were in view" if why["depth"] else "No later trial was in view"
-        if "horizon_s" in why:
-            text += f", with {why['horizon_s']:.3g} device-seconds for all of them"
+        if why["depth"] and "horizon_s" in why:
+            text += f", with {why['horizon_s']:.3g} device-seconds for it and them"
         said.append(f"{text}.")
     if "lambda" in why:
         said.append(f"A trial of typical cost had to promise {why['lambda']:.2g} standard deviations of the results.")

@@ -68,3 +68,9 @@ def test_the_defaults_are_named_and_a_trial_that_is_not_there_is_refused():
     assert study.explain(study.trials[0]).startswith("It was the problem's defaults (method sobol).")
     with pytest.raises(StudyError, match="no trial 2, but 2"):
         study.explain(2)
+
+
+def test_a_lookahead_says_how_far_it_looked():
+    ahead = in_words({"method": "bmsei", "depth": 2, "horizon_s": 12.0}, "loss")
+    assert ahead[1] == "Up to 2 later trials were in view, with 12 device-seconds for it and them."
+    assert in_words({"method": "bmsei", "depth": 0, "horizon_s": 12.0}, "loss")[1] == "No later trial was in view."

@@ -257,12 +257,12 @@ def plan(
 ) -> Plan:
     """The lookahead that what is left of a budget justifies.
 
-    A policy that always takes the largest `EI P(success) / c^alpha`, believing every outcome to be its mean,
-    is followed for `1 + DEEPEST` trials. As many of these as the budget pays for are in view, and the
-    budget in view is what they cost, or all that is left if that is less. So cost counts from the
-    beginning, not only where the end is near. Source: the paper's appendix on the choice of the budget.
-    Deviations: costs are medians, not draws; and the budget is set anew for each suggestion, so that a
-    suggestion does not depend on earlier ones except by their results.
+    A policy that always takes the largest `EI P(success) / c^alpha`, believing every outcome to be its mean, is
+    followed for `1 + DEEPEST` trials. With `alpha = 1`, as many of these are in view as can be paid for.
+    With the given alpha, the budget in view is what that many cost, or all that is left if that is less: so cost
+    counts from the beginning, not only where the end is near. Source: the paper's appendix on the choice of the
+    budget. Deviations: costs are medians, not draws; and the budget is set anew for each suggestion, so that a
+    suggestion depends on earlier ones by their results alone.
 
     Args:
         model: The objective's model, when maximising.
@@ -271,7 +271,7 @@ def plan(
         cost: The cost model and the steps of a trial for it; None while nothing is known.
         left_s: Device-seconds.
         left_trials: Trials that may still be started.
-        alpha: How much the cost counts in that policy.
+        alpha: How much the cost counts in what the budget in view is for; lower is more of a budget.
         chances: What else must come true for a trial to count, such as that it runs.
     """
     log_cost = JointLogCost(*cost) if cost is not None and math.isfinite(left_s) else None
@@ -289,12 +289,12 @@ def plan(
             log_ei = torch.where(affordable, log_ei, log_ei - 50.0)  # last, but there if nothing else is
         chosen = _candidates(model, pool, log_ei, log_price)
     A = pool[chosen]
-    greedy = _greedy_costs(model, best_f, A, log_price[chosen], log_success[chosen], alpha)
-    fits = int((greedy.cumsum(0) <= left_s).sum()) if log_cost is not None else len(greedy)
-    depth = int(max(0, min(fits - 1, left_trials - 1, DEEPEST)))
-    horizon = left_s
-    if log_cost is not None and depth > 0:
-        horizon = min(left_s, float(greedy[: depth + 1].sum()))
+    depth, horizon = int(max(0, min(left_trials - 1, DEEPEST))), left_s
+    if log_cost is not None:
+        cheap, dear = (_greedy_costs(model, best_f, A, log_price[chosen], log_success[chosen], a) for a in (1.0, alpha))
+        depth = min(depth, max(0, int((cheap.cumsum(0) <= left_s).sum()) - 1))
+        if depth > 0:
+            horizon = min(left_s, float(dear[: depth + 1].sum()))
     hard_budget = HardBudget(*cost, horizon) if cost is not None and log_cost is not None else None
     value = BudgetedLookahead(
         model,

@@ -334,6 +334,21 @@ def test_the_depth_is_what_the_budget_pays_for(model, best, left_s, left_trials,
     assert found.value.left == found.horizon
 
 
+def test_a_dear_favourite_does_not_hide_that_cheap_trials_can_be_paid_for(model, best):
+    # The last seconds of a budget, where the price has cooled: the favourite alone costs what is left,
+    # and trials not far from it cost less. Both are to be weighed, so later trials are in view.
+    pool = _points(301, 1).squeeze(-2)
+    log_ei = BudgetedLookahead(model, best, pool[:1], depth=0)(pool.unsqueeze(-2))
+    favourite = float(pool[log_ei.argmax(), 1])
+    assert favourite > 0.1
+    weights = np.zeros(P)
+    weights[2] = math.log(1e6)
+    weights[0] = -weights[2] * (favourite - 0.5)
+    cost = FittedCost.regression(FEATURES, weights, 0.05, 5), 1.0  # 1 s at the favourite
+    for alpha in (0.0, 1.0):
+        assert plan(model, best, pool, cost=cost, left_s=1.2, alpha=alpha).depth == 2
+
+
 def test_without_a_cost_model_the_trials_left_are_what_counts(model, best):
     pool = _points(61, 1).squeeze(-2)
     assert [plan(model, best, pool, left_trials=n).depth for n in (1, 2, 3, 4, math.inf)] == [0, 1, 2, 2, 2]
