@@ -25,6 +25,7 @@ _METHODS: Final = {
     "ts": "the best of one draw of what the objective may be",
     "sobol": "the next point of a design that fills the space evenly",
     "random": "a uniformly random point",
+    "own": "asked for by the user",
 }
 _POINTS: Final = {"defaults": "the problem's defaults", "centre": "the centre of the space"}
 

@@ -53,6 +53,10 @@ _MAX_BITS = 4096  # of a whole power; a formula must not be able to fill the mem
 class Expression:
     """A formula over named values.
 
+    Attributes:
+        tree: As parsed, checked to compute only.
+        names: The names that occur.
+
     Args:
         text: For example `"4 * (width + rho * depth) <= 2e9"`.
         known: The names that may occur.
@@ -70,26 +74,21 @@ class Expression:
         try:
             with warnings.catch_warnings():
                 warnings.simplefilter("error")  # such as `1if a else 2`, which Python will refuse one day
-                self._tree = ast.parse(text, mode="eval").body
+                self.tree = ast.parse(text, mode="eval").body
         except (SyntaxError, ValueError, RecursionError, MemoryError) as error:
             raise SpaceError(f"cannot read the formula {self._shown}: {error}") from None
-        if _depth(self._tree) > _MAX_DEPTH:
+        if _depth(self.tree) > _MAX_DEPTH:
             raise SpaceError(f"cannot read the formula {self._shown}: it is nested too deeply")
-        called = {id(node.func) for node in ast.walk(self._tree) if isinstance(node, ast.Call)}
+        called = {id(node.func) for node in ast.walk(self.tree) if isinstance(node, ast.Call)}
         self.names = frozenset(
             node.id
-            for node in ast.walk(self._tree)
+            for node in ast.walk(self.tree)
             if isinstance(node, ast.Name) and not (id(node) in called and node.id in _FUNCTIONS)
         )
         known = list(known)
         if unknown := self.names - set(known):
             raise SpaceError(f"the formula {self._shown} names {min(unknown)!r}; known are {', '.join(known)}")
-        self._check(self._tree)
-
-    @property
-    def tree(self) -> ast.expr:
-        """The formula as Python reads it; only constructs that `_check` allows are in it."""
-        return self._tree
+        self._check(self.tree)
 
     def __call__(self, values: Mapping[str, Any]) -> Any:  # noqa: ANN401 - a number, a text or a truth
         """The formula's value; a division by zero, an overflow or a domain error makes all of it not a number.
@@ -98,7 +97,7 @@ class Expression:
             SpaceError: If it computes with texts or lists, or calls a function wrongly.
         """
         try:
-            return self._value(self._tree, values)
+            return self._value(self.tree, values)
         except (ZeroDivisionError, OverflowError, ValueError):
             return math.nan
         except TypeError as error:

@@ -13,9 +13,9 @@ from typing import TYPE_CHECKING, Any, Self
 
 from frugalbo.budget.amounts import Budget, Cost, parse_amount
 from frugalbo.budget.ledger import Balance, Ledger
-from frugalbo.errors import BudgetError, StudyError
+from frugalbo.errors import BudgetError, SpaceError, StudyError
 from frugalbo.problem import Problem
-from frugalbo.propose.base import Proposer
+from frugalbo.propose.base import Proposer, Suggestion
 from frugalbo.study import Ended, Event, Failure, Outcome, Reported, Started, Status, Study, Trial
 
 if TYPE_CHECKING:
@@ -87,10 +87,12 @@ class OpenStudy(Study):
         self.ledger.pass_time(self._wall_before + max(0.0, self._clock() - self._opened))
         return self.ledger.balance()
 
-    def ask(self, *, hold: str | float | Cost | None = None) -> Trial:
+    def ask(self, params: Mapping[str, Any] | None = None, *, hold: str | float | Cost | None = None) -> Trial:
         """The next configuration to try; it is pending until you `tell` of it.
 
         Args:
+            params: A configuration of your own to be tried next, which may have been tried before; by
+                default it is chosen by the study's method.
             hold: What to set aside for it, such as `"30s"`; by default nothing but one
                 evaluation, so that only what you tell of is charged.
 
@@ -98,16 +100,18 @@ class OpenStudy(Study):
             BudgetError: If that is no longer free: the budget is spent. Or if nothing is expected to be worth
                 its price; what is pending may change that.
             StudyError: If the space has no untried configuration left.
+            SpaceError: If `params` is not a point of the space, or violates a known constraint.
         """
-        if self.proposer is None:
+        own = None if params is None else self._own(params)
+        if self.proposer is None and own is None:
             raise StudyError("this study was opened without a proposer, so it cannot be asked")
         held = _cost(hold, evaluations=1.0)
         balance = self.balance()
         spent = [name for name, account in balance.limited.items() if account.free <= 0]
         if lacking := balance.lacks(held) or (spent and spent[0]):
             raise BudgetError(f"the budget has no {str(lacking).replace('_', ' ')} left for another trial")
-        suggestions = self.proposer.propose(self, 1)
-        if not suggestions:
+        suggestions = [own] if own is not None or self.proposer is None else self.proposer.propose(self, 1)
+        if not suggestions or suggestions[0] is None:
             raise StudyError("every configuration of the space has been tried")
         number, steps = len(self.trials), self.problem.steps
         suggestion = suggestions[0]
@@ -117,6 +121,14 @@ class OpenStudy(Study):
             Started(number, 0, suggestion.params, 0, steps, steps, held, OWN_LOOP, self._clock(), suggestion.why)
         )
         return self.trials[number]
+
+    def _own(self, params: Mapping[str, Any]) -> Suggestion:
+        space = self.problem.space
+        whole = space.complete(params)
+        space.check(whole)
+        if not space.is_feasible(whole):
+            raise SpaceError(f"{whole!r} violates one of the known constraints {list(space.constraints)}")
+        return Suggestion(whole, {"method": "own"})
 
     def tell(
         self,

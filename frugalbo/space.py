@@ -15,6 +15,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
+from frugalbo.contradiction import is_contradiction
 from frugalbo.errors import SpaceError
 from frugalbo.expression import Expression
 from frugalbo.parameter import (
@@ -34,6 +35,7 @@ __all__ = ["Choice", "Fixed", "Float", "Int", "Parameter", "Params", "Space", "V
 
 # So many points are remembered: of any study, at little more than 100 bytes and a few numbers each.
 _ENCODED_MOST = 20_000
+_EASY = 32  # points to be tried before a contradiction is looked for
 
 
 @dataclass(frozen=True)
@@ -73,6 +75,11 @@ class Space:
         object.__setattr__(self, "_order", _condition_order(fixed))
         _check_conditions(fixed)
         object.__setattr__(self, "_compiled", tuple(Expression(text, fixed) for text in self.constraints))
+        if self.constraints and not self._has_easy_point() and is_contradiction(self._compiled, fixed):
+            raise SpaceError(
+                f"no configuration satisfies the constraints {list(self.constraints)}: they contradict each other, or "
+                f"the parameters' bounds"
+            )
 
     @property
     def names(self) -> tuple[str, ...]:
@@ -199,6 +206,14 @@ class Space:
             if self.is_feasible(params):
                 return params
         raise SpaceError(f"none of {tries} points satisfies the constraints {list(self.constraints)}")
+
+    def _has_easy_point(self) -> bool:
+        """Whether one of a few points satisfies the known constraints."""
+        try:
+            self.sample(np.random.default_rng(0), tries=_EASY)
+        except SpaceError:
+            return False
+        return True
 
     def to_json(self) -> dict[str, Any]:
         """This space as plain JSON types."""

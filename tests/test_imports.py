@@ -14,6 +14,7 @@ ROOT = Path(__file__).parents[1] / "frugalbo"
 LAYERS = [
     ["errors", "slot"],
     ["expression", "parameter", "constraint"],
+    ["contradiction"],
     ["space"],
     ["budget.amounts"],
     ["budget.ledger", "budget.stated", "budget.shape", "budget.worth"],

@@ -155,5 +155,6 @@ def feature_tensor(features: Features, X: Tensor) -> Tensor:
     """`Features.__call__` on tensors of shape ... x d."""
     x = X[..., list(features.ordered)] - 0.5
     one_hot = [((X[..., [i]] - torch.as_tensor(levels)).abs() < 1e-9).to(X) for i, levels in features.levels.items()]
+    one_hot += [1 - one_hot[features.categorical.index(i)].sum(-1, keepdim=True) for i in features.shared]
     shape = [] if features.shape is None else [features.shape.log(X, torch).unsqueeze(-1) - features.centre]
     return torch.cat([torch.ones_like(X[..., :1]), x, 4 * (x * x - 1 / 12), *one_hot, *shape], dim=-1)

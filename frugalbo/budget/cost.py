@@ -64,6 +64,7 @@ _EM_ROUNDS: Final = 4
 _SHORTEST_S: Final = 1e-6  # clocks: a segment never costs nothing
 _INTERCEPT_SD: Final = 3.0  # about the data's own median
 _NEGLIGIBLE: Final = 1e-4  # weights below this share of the largest are dropped
+_LISTED: Final = 24  # values of a choice that have a feature each, seen or not
 _LARGEST_LOG: Final = 700.0  # exp of more overflows
 _BELIEF: Final = 0.9  # in what is stated
 _LIKE_SD: Final = 0.3  # of the exponent of a stated shape
@@ -272,31 +273,40 @@ class Features:
     """`phi`: from unit points (m x d) to features (m x p), the first of which is 1.
 
     Args:
+        space: What the points are points of.
         shape: A formula that cost may follow; its logarithm is the last feature.
+        seen: The points that the model learns from, if they are known: of a choice with many values, those that
+            were never seen share one feature. As a priori they are alike, no prediction changes by that.
     """
 
-    def __init__(self, space: Space, shape: Shape | None = None) -> None:
+    def __init__(self, space: Space, shape: Shape | None = None, seen: Array | None = None) -> None:
         levels = space.levels
         self.categorical = tuple(i for i in space.categorical_dims if levels[i] != 1)
         self.ordered = tuple(i for i in range(space.dim) if levels[i] != 1 and i not in self.categorical)
         self.levels = {i: (np.arange(levels[i] or 0) + 0.5) / (levels[i] or 1) for i in self.categorical}
+        self.shared = () if seen is None else tuple(i for i, units in self.levels.items() if len(units) > _LISTED)
+        for i in self.shared:
+            assert seen is not None
+            self.levels[i] = self.levels[i][(np.abs(seen[:, [i]] - self.levels[i]) < 1e-9).any(axis=0)]
         self.shape = shape
         # Centred, so that it does not shift the intercept.
         points = np.random.default_rng(0).random((_CENTRING, space.dim))
         self.centre = 0.0 if shape is None else float(np.mean(shape.log(np.stack([space.snap(u) for u in points]))))
-        self.size = 1 + 2 * len(self.ordered) + sum(map(len, self.levels.values())) + (shape is not None)
+        one_hots = sum(map(len, self.levels.values())) + len(self.shared)
+        self.size = 1 + 2 * len(self.ordered) + one_hots + (shape is not None)
 
     def __call__(self, U: Array) -> Array:
         """The features of unit points."""
         x = U[:, self.ordered] - 0.5
         one_hot = [(np.abs(U[:, [i]] - self.levels[i]) < 1e-9).astype(np.float64) for i in self.categorical]
+        one_hot += [1 - one_hot[self.categorical.index(i)].sum(axis=1, keepdims=True) for i in self.shared]
         shape = [] if self.shape is None else [self.shape.log(U)[:, None] - self.centre]
         # A square's mean over the cube is taken off, so that it does not shift the intercept.
         return np.hstack([np.ones((len(U), 1)), x, 4 * (x**2 - 1 / 12), *one_hot, *shape])
 
     def prior_sd(self) -> Array:
         """The standard deviation of each weight but the first and the shape's, in units of tau; shape (q,)."""
-        d, one_hots = len(self.ordered), sum(map(len, self.levels.values()))
+        d, one_hots = len(self.ordered), sum(map(len, self.levels.values())) + len(self.shared)
         sd = np.concatenate([np.ones(d), np.full(d, _SQUARES / 4), np.full(one_hots, 0.5)])
         # In many dimensions each matters less: the range over the whole cube stays about exp(tau).
         return sd * math.sqrt(min(1.0, _FULL_DIMS / max(1, d + len(self.levels))))
@@ -349,7 +359,8 @@ def fit_cost(study: Study) -> FittedCost | None:
     if data is None and (stated is None or stated.typical_s is None):
         return None
     like = None if stated is None or stated.like is None else step_formula(stated.like, problem.space)
-    features = Features(problem.space, None if like is None else Shape(like, problem.space))
+    shape = None if like is None else Shape(like, problem.space)
+    features = Features(problem.space, shape, None if data is None else data.U)
     settings = _settings(features, problem)
     startup_s = None if stated is None else stated.startup_s
     if data is None:

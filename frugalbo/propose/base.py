@@ -21,6 +21,7 @@ from frugalbo.study import Study
 
 # Spaces with at most so many configurations are listed when sampling finds nothing new.
 _LISTABLE = 100_000
+_NEARBY_TRIES = 10_000
 
 
 @dataclass(frozen=True, slots=True)
@@ -112,6 +113,33 @@ def untried(space: Space, tried: Tried) -> Iterator[Params] | None:
     return (params for params in feasible if params not in tried)
 
 
+def nearby(study: Study, tried: Tried, seed: int) -> Iterator[Params]:
+    """Feasible and untried configurations near those that the study knows to be feasible; endless while it finds any.
+
+    For where points of the whole cube do not hit what is left: a tiny part that the known constraints
+    leave, or a knob that exists under many conditions. Each is a known one with one coordinate drawn
+    anew, or all of them moved by a share of the range from a tenth down to a billionth.
+    """
+    space = study.problem.space
+    known = [trial.params for trial in study.trials.values()]
+    known += [study.problem.defaults] if study.problem.defaults else []
+    known = [params for params in known if space.is_feasible(params)]
+    rng = np.random.default_rng([seed, len(tried)])
+    for number in itertools.count():
+        if not known or number >= _NEARBY_TRIES:
+            return
+        params = known[rng.integers(len(known))]
+        u = space.encode(params)
+        if number % 2:
+            u[rng.choice([i for i, name in enumerate(space.names) if name in params])] = rng.random()
+        else:
+            u = u + 10.0 ** -rng.uniform(1, 9) * rng.standard_normal(space.dim)
+        params = space.decode(u)
+        if space.is_feasible(params) and params not in tried:
+            known.append(params)
+            yield params
+
+
 def is_listable(space: Space) -> bool:
     """Whether the space is discrete and small enough that its configurations can be listed."""
     levels = [n for n in space.levels if n is not None]
@@ -121,7 +149,10 @@ def is_listable(space: Space) -> bool:
 def no_feasible_point(space: Space, tries: int) -> SpaceError:
     """The error for constraints that nothing seems to satisfy."""
     constraints = ", ".join(repr(c) for c in space.constraints)
-    return SpaceError(f"none of {tries} points satisfies the constraints {constraints}; do they contradict each other?")
+    return SpaceError(
+        f"none of {tries} points satisfies the constraints {constraints}; do they contradict each other? If not, give "
+        f"the problem defaults that satisfy them: the search goes on from there"
+    )
 
 
 def _configurations(space: Space) -> Iterator[Params]:

@@ -218,6 +218,9 @@ class BayesianProposer:
         for i in range(number, number + n):
             if slate is None:
                 pool = make_pool(evidence.points, evidence.best(_ANCHORS), np.random.default_rng([self.seed, i]))
+            if not len(pool):
+                yield from self._rest(study, suggestions, n, "no point of the pool meets the known constraints")
+                return
             distance = np.repeat([_DISTANCE, _DISTANCE_PENDING], [len(tried), len(pending)])
             search = _Search(evidence.points, pool, np.concatenate([tried, pending]), distance)
             trials_left = math.inf if study.ledger is None else study.ledger.balance()["evaluations"].free

@@ -6,6 +6,7 @@ thousands. A test holds `Points.snap` against `Space.snap`.
 
 from __future__ import annotations
 
+import math
 from functools import cached_property
 from typing import Any
 
@@ -16,7 +17,7 @@ from frugalbo.space import Choice, Fixed, Float, Int, Space
 
 Array = NDArray[np.float64]
 
-_TABLE = 4096  # longer integer ranges are computed value by value
+_TABLE = 4096  # longer integer ranges are computed
 _FEW = 24  # dimensions with at most so many values have all of them as neighbours
 _SAME = 1e-9
 _BLOCK = 512  # of tried points that are compared at once
@@ -44,6 +45,8 @@ class Points:
             elif i in self._tables:
                 units, edges = self._tables[i]
                 V[:, i] = units[np.searchsorted(edges, V[:, i], side="right")]
+            elif isinstance(p, Int):
+                V[:, i] = _settled(p, V[:, i])
             elif not isinstance(p, Float):
                 V[:, i] = [p.to_unit(p.from_unit(u)) for u in V[:, i].tolist()]  # type: ignore[union-attr]
         for name, active in self._active(V).items():
@@ -141,3 +144,13 @@ class Points:
             values = np.array([v in allowed for v in p.values], dtype=bool)
             return values[np.minimum(len(values) - 1, (column * len(values)).astype(int))]
         return np.array([p.from_unit(u) in allowed for u in column.tolist()], dtype=bool)
+
+
+def _settled(p: Int, u: Array) -> Array:
+    """`p.to_unit(p.from_unit(u))` of many coordinates."""
+    low, high = p.lower - 0.5, p.upper + 0.5
+    a, b = (math.log(low), math.log(high)) if p.log else (low, high)
+    x = a + (b - a) * u
+    n = np.clip(np.floor((np.exp(x) if p.log else x) + 0.5), p.lower, p.upper)
+    left, right = (np.log(n - 0.5), np.log(n + 0.5)) if p.log else (n - 0.5, n + 0.5)
+    return np.clip((0.5 * (left + right) - a) / (b - a), 0.0, 1.0)

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from frugalbo.propose.base import Suggestion, Tried, no_feasible_point, untried
+from frugalbo.propose.base import Suggestion, Tried, nearby, no_feasible_point, untried
 from frugalbo.study import Study
 
 _TRIES = 10_000
@@ -40,7 +40,10 @@ class RandomProposer:
                 if params not in tried:
                     return Suggestion(params, {"method": "random"})
         rest = untried(space, tried)
-        if rest is None and not was_feasible:
-            raise no_feasible_point(space, _TRIES)
-        left = list(rest or ())
+        if rest is None:
+            params = next(nearby(study, tried, self.seed), None)
+            if params is None and not was_feasible and not len(tried):
+                raise no_feasible_point(space, _TRIES)
+            return None if params is None else Suggestion(params, {"method": "random"})
+        left = list(rest)
         return Suggestion(left[rng.integers(len(left))], {"method": "random"}) if left else None

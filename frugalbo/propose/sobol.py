@@ -12,8 +12,8 @@ from collections.abc import Iterator, Sequence
 import numpy as np
 from numpy.typing import NDArray
 
-from frugalbo.propose.base import Suggestion, Tried, first_configuration, no_feasible_point, untried
-from frugalbo.space import Params, Space
+from frugalbo.propose.base import Suggestion, Tried, first_configuration, nearby, no_feasible_point, untried
+from frugalbo.space import Params
 from frugalbo.study import Study
 
 # The length of the walk: enough to pass what was tried, and to find one point in a thousand.
@@ -35,15 +35,16 @@ class SobolProposer:
             params, which = first
             tried.add(params)
             found.append(Suggestion(params, {"method": "sobol", "point": which}))
-        for params in self._walk(study.problem.space, tried):
+        for params in self._walk(study, tried):
             if len(found) >= n:
                 break
             tried.add(params)
             found.append(Suggestion(params, {"method": "sobol"}))
         return found
 
-    def _walk(self, space: Space, tried: Tried) -> Iterator[Params]:
+    def _walk(self, study: Study, tried: Tried) -> Iterator[Params]:
         """Feasible and untried configurations; `tried` may grow meanwhile."""
+        space = study.problem.space
         was_feasible = False
         for u in _sobol(space.dim, self.seed, _TRIES + 2 * len(tried)):
             params = space.decode(u)
@@ -52,9 +53,12 @@ class SobolProposer:
                 if params not in tried:
                     yield params
         rest = untried(space, tried)
-        if rest is None and not was_feasible:
-            raise no_feasible_point(space, _TRIES)
-        left = list(rest or ())
+        if rest is None:
+            if not was_feasible and not len(tried):
+                raise no_feasible_point(space, _TRIES)
+            yield from nearby(study, tried, self.seed)
+            return
+        left = list(rest)
         while left := [params for params in left if params not in tried]:
             yield left[np.random.default_rng([self.seed, len(tried)]).integers(len(left))]
 

@@ -84,7 +84,9 @@ def importance(study: Study) -> Importance:
         reason = f"too few trials to say: {len(known)} have a result, {needed} are needed for {space.dim} knobs"
         return Importance(space.names, (), (), None, len(known), reason)
     values = np.array([value for _, value in known])
-    if np.ptp(values) <= 1e-12 * max(1e-300, float(np.abs(values).max())):
+    # Shares of variance know no scale; squares of 1e300 and of 1e-300 are no numbers.
+    values = values / (float(np.abs(values).max()) or 1.0)
+    if np.ptp(values) <= 1e-12:
         return Importance(space.names, (), (), None, len(known), "all results are equal")
     kept = np.unique(np.linspace(0, len(known) - 1, min(len(known), _MOST_TRIALS)).round().astype(int))
     U = np.stack([space.encode(known[i][0]) for i in kept])  # n x d

@@ -6,7 +6,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from frugalbo.budget.amounts import Cost
-from frugalbo.budget.cost import Features, KnownCost, LearnedCost, fit_cost
+from frugalbo.budget.cost import Features, FittedCost, KnownCost, LearnedCost, _posterior, _settings, fit_cost
 from frugalbo.problem import Fidelity, Minimize, Problem
 from frugalbo.space import Choice, Float, Int, Space
 from frugalbo.study import Ended, Failure, Outcome, Reported, Started, Study
@@ -203,3 +203,22 @@ def test_predicting_twice_gives_the_same():
     study, rng = _study(11)
     params = SPACE.sample(rng)
     assert LearnedCost().predict(study, params, 0, 77) == LearnedCost().predict(study, params, 0, 77)
+
+
+def test_values_of_a_choice_that_were_never_seen_may_share_a_feature():
+    # A priori all values are alike and independent, so the prediction at any one of them is the same.
+    space = Space({"c": Choice(list(range(31))), "x": Float(0, 1)})
+    problem = Problem("p", space, "m:f", Minimize("loss"))
+    rng = np.random.default_rng(0)
+    U = np.array([space.encode({"c": int(rng.integers(5)), "x": float(rng.random())}) for _ in range(13)])
+    seconds = 1 + 3 * U[:, 0] + U[:, 1]
+    found = []
+    for seen in (U, None):
+        features = Features(space, seen=seen)
+        settings = _settings(features, problem)
+        found.append(FittedCost(features, _posterior(settings, None, features(U), np.ones(13), seconds), 13))
+    assert found[0].features(U).shape[1] < found[1].features(U).shape[1]
+    for c in (0, 3, 17, 30):
+        u = space.encode({"c": c, "x": 0.3})[None]
+        for q in (0.5, 0.99):
+            assert found[0].quantile(u, 1.0, q) == pytest.approx(found[1].quantile(u, 1.0, q), rel=1e-6)

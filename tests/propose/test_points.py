@@ -67,3 +67,11 @@ def test_feasible_is_the_spaces_answer():
     space = Space({"x": Float(0, 1), "y": Float(0, 1)}, ["x + y <= 0.5"])
     U = np.random.default_rng(1).random((97, 2))
     assert Points(space).feasible(U).tolist() == (U.sum(1) <= 0.5).tolist()
+
+
+def test_long_ranges_of_whole_numbers_are_snapped_to_whole_numbers():
+    space = Space({"n": Int(-(10**12), 10**12), "m": Int(1, 10**9, log=True), "k": Int(7, 9_999)})
+    U = np.random.default_rng(0).random((97, 3))
+    for u, v in zip(U, Points(space).snap(U), strict=True):
+        assert v == pytest.approx(space.snap(u), abs=1e-11)
+        assert space.decode(v) == space.decode(space.snap(v))
