@@ -272,7 +272,8 @@ def _knowledge_gradient(s: Situation) -> Chosen:
 
 
 def _max_value_entropy(s: Situation) -> Chosen:
-    model, candidates = s.objective.model.negated(), s.pool[:_CANDIDATES]
+    model = s.objective.model.negated()
+    candidates = _candidates(s, model)
     if not s.constraints:
         value = qLowerBoundMaxValueEntropy(model, candidates, num_mv_samples=_OPTIMA)
         return _positive(value, s.chances)
@@ -287,7 +288,7 @@ def _max_value_entropy(s: Situation) -> Chosen:
 
 def _joint_entropy(s: Situation) -> Chosen:
     model = s.objective.model.negated()
-    candidates = _likely(s, s.pool)[:_CANDIDATES]
+    candidates = _candidates(s, model)
     with torch.no_grad():
         best, where = _draws(model, candidates, _OPTIMA).max(dim=-1)
     return _positive(JointEntropySearch(model, candidates[where], best), s.chances)
@@ -296,7 +297,7 @@ def _joint_entropy(s: Situation) -> Chosen:
 def _predictive_entropy(s: Situation) -> Chosen:
     """The rivals of a sampled optimum are the other ones and the best points known."""
     model = s.objective.model.negated()
-    X, candidates = _likely(s, model.train_inputs[0]), _likely(s, s.pool)[:_CANDIDATES]
+    X, candidates = _likely(s, model.train_inputs[0]), _candidates(s, model)
     with torch.no_grad():
         optima = candidates[_draws(model, candidates, _OPTIMA).argmax(dim=-1)]
         best = model.posterior(X.unsqueeze(-2)).mean.reshape(-1).argsort(descending=True)[:_RIVALS]
@@ -352,6 +353,15 @@ def _likely(s: Situation, X: Tensor) -> Tensor:
     """Those of the points `X` (m x d) that are likely to meet the constraints; all, if none is."""
     likely = s.is_likely(X)
     return X[likely] if bool(likely.any()) else X
+
+
+def _candidates(s: Situation, model: ObjectiveGP) -> Tensor:
+    """Of the likely points of the pool, which may be large, those likeliest to be a sampled optimum."""
+    pool = _likely(s, s.pool)
+    with torch.no_grad():
+        posterior = model.posterior(pool.unsqueeze(-2))
+        bound = (posterior.mean + 2 * posterior.variance.sqrt()).reshape(-1)
+    return pool[bound.argsort(descending=True, stable=True)[:_CANDIDATES]]
 
 
 def _positive(value: Acquisition, chances: tuple[Chance, ...]) -> Chosen:

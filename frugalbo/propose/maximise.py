@@ -117,7 +117,7 @@ def best_new(
 
 
 def make_pool(points: Points, anchors: Array, rng: np.random.Generator) -> Array:
-    """Snapped feasible points, m x d: uniform ones, and ones near the anchors (k x d, snapped)."""
+    """Snapped feasible points in a random order, m x d: uniform ones, and ones near the anchors (k x d, snapped)."""
     d = points.space.dim
     count = min(_UNIFORM_MOST, 256 + 64 * points.searched)
     uniform = points.snap(rng.random((count, d)))
@@ -136,7 +136,7 @@ def make_pool(points: Points, anchors: Array, rng: np.random.Generator) -> Array
             block[keep] = np.broadcast_to(u, block.shape)[keep]
         close = np.concatenate([points.snap(np.concatenate(near)), points.neighbours(u)])
         parts.append(close[points.feasible(close)])
-    return np.unique(np.concatenate(parts), axis=0)
+    return rng.permutation(np.unique(np.concatenate(parts), axis=0))
 
 
 def _evaluate(acquisition: Acquisition, U: Array) -> Array:

@@ -193,3 +193,13 @@ def test_a_slate_is_the_best_of_each_of_its_draws():
     assert slate.on_pool.argsort(descending=True)[0] == choose("ts", situation).on_pool.argmax()
     assert sorted(slate.on_pool.tolist()) == list(range(-96, 1))
     assert torch.equal(slate.on_pool, choose_slate("ts", situation, 5).on_pool)
+
+
+@EACH
+def test_the_order_of_a_large_pool_does_not_matter(name):
+    # It is sorted, so that its first half is one half of the space; optima are sampled all over.
+    if name in ON_POOL:
+        return  # draws go along the pool
+    pool = torch.from_numpy(np.unique(np.random.default_rng(0).random((1200, 3)), axis=0))
+    values = [_values(name, _situation(pool=p)) for p in (pool, pool.flip(0))]
+    assert torch.allclose(values[0], values[1].flip(0), atol=1e-6)

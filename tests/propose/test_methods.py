@@ -140,9 +140,10 @@ def test_thompson_batches_are_slates():
 @EACH
 def test_the_bottom_of_a_bowl_is_found(method):
     # Of 16 points Sobol's best is at 1.1e-2 in the median of 20 seeds. The knowledge gradient looks
-    # where it learns, not where it is good: 5e-3. `pes` is at 2e-3, the others are at 1e-4 and below.
+    # where it learns, not where it is good: 5e-3; so does predictive entropy, for the place alone: 4e-3 at
+    # most of four seeds. The others are at 5e-4 and below.
     study = drive(Study(_problem(SQUARE)), BayesianProposer(seed=0, method=method), _bowl, 16)
-    assert study.value(study.best()) < {"kg": 6e-3, "pes": 3e-3}.get(method, 1e-3)
+    assert study.value(study.best()) < (6e-3 if method in {"kg", "pes"} else 1e-3)
 
 
 @EACH
