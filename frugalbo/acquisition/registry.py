@@ -75,6 +75,7 @@ Acquisition = Callable[[Tensor], Tensor]
 _SAMPLES = 64  # of the posterior, for noisy expected improvement
 _OPTIMA = 8  # sampled optima or maximal values, for the entropies
 _BASELINE = 24  # the best points known, over which noisy expected improvement takes the maximum
+_NOISY_BLOCK = 128
 _TARGETS = 64  # the points whose means count for the knowledge gradient
 _CANDIDATES = 512  # on which optima are sampled
 _THOMPSON = 2048
@@ -243,7 +244,12 @@ def _noisy_ei(s: Situation) -> Chosen:
         X_pending=s.pending if len(s.pending) else None,
         prune_baseline=False,
     )
-    return Chosen(lambda X: value(X) + s.log_chances(X), {})
+
+    def blocks(X: Tensor) -> Tensor:
+        # Each point keeps its joint covariance with the baseline: 1 GB for a pool of a thousand at once.
+        return torch.cat([value(block) for block in X.split(_NOISY_BLOCK)])
+
+    return Chosen(lambda X: blocks(X) + s.log_chances(X), {})
 
 
 def _joint_ei(s: Situation) -> Chosen:
