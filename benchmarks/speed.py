@@ -21,8 +21,8 @@ function in 6 dimensions, then 20 suggestions, each told, by the model of a subs
 
 `--gap` measures how long a slot stands idle between two jobs: 2 slots of the local executor, 100
 results known before, jobs that sleep for half a second and for three; in the second the loop has time
-to prepare. From the last line of a job to the first of the next on the same slot: noticing, the
-journal, the suggestion, and starting a process.
+to prepare, but for `unprepared`, which is `auto` without that. From the last line of a job to the
+first of the next on the same slot: noticing, the journal, the suggestion, and starting a process.
 
 A record is a JSON object in a line: settings, versions, load, and for each number of observations
 and method the seconds of every round. `--table` prints the newest such record as tables.
@@ -34,6 +34,7 @@ import argparse
 import importlib.metadata
 import itertools
 import json
+import math
 import os
 import platform
 import resource
@@ -271,14 +272,15 @@ def sleeper(ctx: JobContext) -> None:
 
 def gaps(sleep_s: float, methods: list[str], jobs: int, folder: Path) -> dict[str, dict[str, list[float]]]:
     """Seconds that slots stood idle between their jobs, and that suggestions took, by method."""
+    from frugalbo import run
     from frugalbo.budget.cost import LearnedCost
     from frugalbo.executors.devices import local_slots
     from frugalbo.executors.local import LocalExecutor
-    from frugalbo.run import RunLoop
     from frugalbo.scheduler.fixed import FixedScheduler
     from frugalbo.session import OpenStudy
 
     preload()
+    calm_s = run._CALM_S
     found: dict[str, dict[str, list[float]]] = {}
     for method in methods:
         space = Space({**space_of(7).parameters, "sleep_s": sleep_s})
@@ -289,9 +291,11 @@ def gaps(sleep_s: float, methods: list[str], jobs: int, folder: Path) -> dict[st
             params = space.sample(rng)
             loss, _ = observe({k: v for k, v in params.items() if k != "sleep_s"})
             record(study, params, loss, sleep_s)
-        scheduler = FixedScheduler(make_proposer(method, problem, seed=0), LearnedCost())
+        name = "auto" if method == "unprepared" else method
+        scheduler = FixedScheduler(make_proposer(name, problem, seed=0), LearnedCost())
+        run._CALM_S = math.inf if method == "unprepared" else calm_s
         executor = LocalExecutor(problem, local_slots("cpu:2"))
-        RunLoop(study, scheduler, executor, LearnedCost(), folder / f"{method}-{sleep_s}").run()
+        run.RunLoop(study, scheduler, executor, LearnedCost(), folder / f"{method}-{sleep_s}").run()
         trials = [t for t in study.trials.values() if t.number >= 100 and t.reports]
         slots: dict[str, list[Any]] = {}
         for trial in trials:
@@ -301,7 +305,7 @@ def gaps(sleep_s: float, methods: list[str], jobs: int, folder: Path) -> dict[st
         thinking = [t.why["seconds"] for t in trials[2:] if "seconds" in t.why]
         found[method] = {"idle_s": [round(g, 4) for g in idle], "suggestion_s": thinking}
         print(
-            f"{sleep_s:3} s jobs, {method:6} {len(idle)} gaps, median {1000 * np.median(idle):.0f} ms, "
+            f"{sleep_s:3} s jobs, {method:10} {len(idle)} gaps, median {1000 * np.median(idle):.0f} ms, "
             f"of which suggesting {1000 * np.median(thinking or [0]):.0f} ms",
             flush=True,
         )
@@ -373,7 +377,9 @@ def main() -> None:
     elif args.gap:
         with tempfile.TemporaryDirectory() as folder:
             jobs = {"0.5": 24, "3": 12}
-            found = {"gaps": {s: gaps(float(s), ["auto", "sobol"], n, Path(folder)) for s, n in jobs.items()}}
+            found = {
+                "gaps": {s: gaps(float(s), ["auto", "unprepared", "sobol"], n, Path(folder)) for s, n in jobs.items()}
+            }
     else:
         found = {"seconds": {str(n): compare(methods, n, args.dims, args.rounds) for n in args.observations}}
         print(table(found["seconds"]))
