@@ -283,7 +283,8 @@ def gaps(sleep_s: float, methods: list[str], jobs: int, folder: Path) -> dict[st
     calm_s = run._CALM_S
     found: dict[str, dict[str, list[float]]] = {}
     for method in methods:
-        space = Space({**space_of(7).parameters, "sleep_s": sleep_s})
+        knobs: dict[str, Any] = {**space_of(7).parameters, "sleep_s": sleep_s}
+        space = Space(knobs)
         problem = Problem("gap", space, f"{Path(__file__).resolve()}:sleeper", Minimize("loss"))
         study = OpenStudy(problem, Budget(evaluations=100 + jobs, device_seconds=1e6))
         rng = np.random.default_rng(0)

@@ -63,6 +63,8 @@ ONLY_IN = {
     "pytest": {"testing"},
     "hypothesis": {"testing"},
 }
+# Modules of a light layer that are imported when a model is first asked.
+LATE = {f"propose.{name}" for name in ("bo", "fit", "maximise", "prediction", "worth")}
 # Packages as such: their `__init__` only gathers names.
 PACKAGES = {"", "budget", "testing"}
 
@@ -135,9 +137,7 @@ def test_heavy_modules_are_imported_when_used(module):
     if entry_of(module) in HEAVY:
         return
     direct = ours(MODULES[module], at_import_only=True) & HEAVY
-    if module.startswith("propose."):
-        # The Bayesian proposer is heavy itself; nobody imports it before it is asked for.
-        direct -= {"models", "acquisition"} if module in ("propose.bo", "propose.worth") else set()
+    direct -= {"models", "acquisition"} if module in LATE else set()
     assert not direct, f"frugalbo.{module} imports {sorted(direct)} at once; import it in the function that needs it"
 
 
@@ -146,7 +146,7 @@ def test_a_third_party_package_has_its_place(module):
     for name in imports(MODULES[module], at_import_only=True):
         package = name.split(".")[0]
         allowed = ONLY_IN.get(package)
-        if allowed is not None and module not in ("propose.bo", "propose.maximise", "propose.worth"):
+        if allowed is not None and module not in LATE:
             assert entry_of(module) in allowed or module in allowed, f"frugalbo.{module} imports {package} at once"
 
 

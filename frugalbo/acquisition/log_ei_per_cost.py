@@ -75,7 +75,7 @@ class LogEIPerCost(LogExpectedImprovement):
             value = value - self.alpha * log_cost[..., 0, 0]  # b x 1 x 1 -> b
         return value + log_chances(self.chances, X)
 
-    @average_over_ensemble_models
+    @average_over_ensemble_models  # type: ignore[arg-type]
     def _log_improvement(self, X: Tensor) -> Tensor:
         mean, sd = self._mean_and_sigma(X)  # each ... x 1
         assert sd is not None

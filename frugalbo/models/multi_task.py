@@ -37,7 +37,7 @@ from frugalbo.models.dense import DenseGP, LogConstraint, checked, log_density, 
 from frugalbo.models.deviation import log_lengthscales, matern_plan
 from frugalbo.models.kernel import MixedMatern, lengthscale_prior
 from frugalbo.models.map_fit import NOISE_BOUNDS
-from frugalbo.models.objective import ObjectiveGP, fit_objective
+from frugalbo.models.objective import ObjectiveGP, Transform, fit_objective
 from frugalbo.models.outcome import Outcome
 from frugalbo.models.view import LinearView
 
@@ -59,7 +59,7 @@ class MultiTask:
     """
 
     model: Model
-    outcome: Outcome
+    outcome: Transform
     used: tuple[Hashable, ...]
     correlation: dict[Hashable, float]
     evidence: tuple[float, float]

@@ -28,6 +28,7 @@ from frugalbo.budget.worth import MinGain
 from frugalbo.errors import FrugalError
 from frugalbo.problem import Problem
 from frugalbo.propose.base import Preparing, Proposer, Suggestion
+from frugalbo.propose.initial import InitialDesign, initial_trials
 from frugalbo.propose.random import RandomProposer
 from frugalbo.propose.sobol import SobolProposer
 from frugalbo.study import Study
@@ -80,16 +81,6 @@ def preload() -> None:
     _loaded.set()
 
 
-def initial_trials(problem: Problem) -> int:
-    """How many trials start before the model is asked: the defaults and a few Sobol points.
-
-    Few, as such points are chosen blindly, dear or not. A point tells a model about what is near it; along
-    unordered choices nothing is, so these need some more.
-    """
-    levels, unordered = problem.space.levels, len(problem.space.categorical_dims)
-    return min(8, 3 + unordered // 3 + sum(n != 1 for n in levels) // 12)
-
-
 class _LateBO:
     """Bayesian optimisation that imports torch when its model is first asked, not before."""
 
@@ -98,13 +89,13 @@ class _LateBO:
         self._min_gain = min_gain
         self._initial = initial_trials(problem)
         self._seed = seed
-        self._sobol = SobolProposer(seed=seed)
+        self._design = InitialDesign(seed=seed)
         self._bo: BayesianProposer | None = None
 
     def propose(self, study: Study, n: int) -> Sequence[Suggestion]:
         """The next `n` configurations; fewer if the space is exhausted."""
         if len(study.trials) + n <= self._initial:
-            return self._sobol.propose(study, n)
+            return self._design.propose(study, n)
         return self._model_based().propose(study, n)
 
     def prepare(self, study: Study, is_over: Callable[[], bool]) -> None:

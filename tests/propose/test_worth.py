@@ -150,7 +150,7 @@ def test_what_only_a_search_finds_counts():
     study = _study()
     situation, evidence = _situation(study)
     worth = Worth.of(MinGain.of("1 per trial"), study, evidence.losses, 1)
-    value = worth.log_ratio(situation)
+    value = worth.log_ratio(situation, situation.objective.best())
     poor = replace(situation, pool=situation.pool[value(situation.pool.unsqueeze(-2)).argsort()[:5]])
     known, distance = evidence.tried, np.full(len(evidence.tried), 1e-3)
     found = maximise(value, evidence.points, poor.pool.numpy(), known, distance)
