@@ -222,8 +222,10 @@ def test_more_money_is_never_worth_less(model, best, log_cost, seed, depth):
         BudgetedLookahead(model, best, A, depth=depth, log_cost=log_cost, left=left)(X)
         for left in (0.1, 0.5, 1.0, 2.0, 4.0, 20.0, 1e4, math.inf)
     ]
-    # At depth 2 another choice of what to follow up may cost some thousandths.
-    assert all((a <= b + (0.02 if depth == 2 else 1e-9)).all() for a, b in itertools.pairwise(values))
+    for less, more in itertools.pairwise(values):
+        # At depth 2 another choice of what to follow up may cost some thousandths, and of a value of
+        # e^-30 or less, of events beyond the few nodes, nothing is claimed.
+        assert ((less <= more + (0.02 if depth == 2 else 1e-9)) | ((depth == 2) & (less < -30))).all()
 
 
 def test_more_trials_in_view_are_worth_more(model, best, log_cost):
