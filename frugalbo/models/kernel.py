@@ -153,7 +153,7 @@ def _squared_exponential(square_distance: Tensor) -> Tensor:
 
 def _square_distance(a: Tensor, b: Tensor) -> Tensor:
     """Pairwise squared distances, ... x n x m; by differences, as near points need all digits."""
-    if a.shape[-1] * a.shape[-2] * b.shape[-2] <= 4_000_000:
+    if max(a.numel() * b.shape[-2], b.numel() * a.shape[-2]) <= 4_000_000:
         return ((a.unsqueeze(-2) - b.unsqueeze(-3)) ** 2).sum(-1)
     centre = b.mean(dim=-2, keepdim=True)
     a, b = a - centre, b - centre
