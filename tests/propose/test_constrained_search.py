@@ -117,7 +117,7 @@ def test_pending_points_are_believed_in_the_constraints_as_well():
     study = _some(_study(UNIT, "peak <= 0.5"), _line, 7, seed=1)
     (first,) = BayesianProposer(seed=0).propose(study, 1)
     assert first.why["stage"] == "feasibility"
-    model = BayesianProposer(seed=0)._fit(study, Evidence(study))
+    model = BayesianProposer(seed=0)._fit(study, Evidence(study), lambda: None)
     u = UNIT.encode(first.params)[None]
     X = torch.from_numpy(u).unsqueeze(-2)
     before, after = (
