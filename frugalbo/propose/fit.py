@@ -49,7 +49,9 @@ class Models:
     alpha: float
     constraints: tuple[ConstraintModel, ...]
 
-    def situation(self, pool: Array, pending: Array, left_s: float, seed: int, trials_left: float) -> Situation:
+    def situation(
+        self, pool: Array, pending: Array, left_s: float, seed: int, trials_left: float = math.inf
+    ) -> Situation:
         """What an acquisition may look at, while `pending` have no value, and so much of the budget is left."""
         return Situation(
             self.objective.believing(pending) if len(pending) else self.objective,
