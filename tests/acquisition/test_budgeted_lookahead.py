@@ -42,12 +42,16 @@ def _fitted(startups=(0.0, 2.0), seed=0, spread=0.3):
     return FittedCost(FEATURES, parts, 5)
 
 
-@pytest.fixture(scope="module")
-def model():
+def _model():
     rng = np.random.default_rng(0)
     X = rng.random((13, 2))
     losses = ((X - 0.3) ** 2).sum(1) + 0.1 * rng.standard_normal(13)
     return fit_objective(X, losses, ()).model.negated()
+
+
+@pytest.fixture(scope="module")
+def model():
+    return _model()
 
 
 @pytest.fixture(scope="module")
@@ -148,7 +152,12 @@ def test_a_budget_for_one_trial_leaves_its_improvement(model, best):
 # --- two and three steps -------------------------------------------------------------------------
 
 
-def test_without_a_budget_it_is_two_step_expected_improvement(model, best):
+@pytest.mark.parametrize("noise", [0.003, 0.3])
+def test_without_a_budget_it_is_two_step_expected_improvement(noise):
+    model = _model()
+    model.likelihood.noise = torch.tensor([noise], dtype=torch.float64)
+    model.train().eval()  # drops what is kept of the other noise
+    best = float(model.posterior(model.train_inputs[0].unsqueeze(-2)).mean.max())
     X, A = _points(7, 1), _points(11, 2).squeeze(-2)
     ours = BudgetedLookahead(model, best, A)(X).exp()
     for x, value in zip(X, ours.tolist(), strict=True):
@@ -263,6 +272,37 @@ def test_a_trial_that_may_fail_is_worth_its_chance(model, best):
     assert (bound < free + chance.log_probability(X) - 1e-4).all()
 
 
+class Often:
+    """Any trial succeeds with the same probability."""
+
+    def __init__(self, probability):
+        self.probability = probability
+
+    def log_probability(self, X):
+        return torch.full_like(X[..., 0, 0], math.log(self.probability))
+
+
+@pytest.mark.parametrize("left", [2.0, math.inf])
+def test_each_trial_in_view_has_its_own_chance_to_succeed(model, best, log_cost, left):
+    # With steps worth e1, e2 and e3 the value is p e1 + p^2 e2 + p^3 e3, as a failure ends the tree. One
+    # candidate, so that there is nothing to choose. From p = 1 and 1/2 follow e2 and e3, and p = 1/4.
+    X, A = _points(7, 1), torch.tensor([[0.15, 0.4]], dtype=torch.float64)
+
+    def value(depth, p):
+        settings_ = {"depth": depth, "log_cost": log_cost, "left": left, "feasibility": Often(p)}
+        return BudgetedLookahead(model, best, A, **settings_)(X).exp()
+
+    e1 = value(0, 1)
+    assert torch.allclose(value(0, 0.5), e1 / 2)
+    assert torch.allclose(value(1, 0.5), e1 / 2 + (value(1, 1) - e1) / 4)
+    later, halved = value(2, 1) - e1, value(2, 0.5) - e1 / 2
+    e2, e3 = 8 * halved - later, 2 * later - 8 * halved
+    assert (e2 > 0).all()
+    assert (e3 > 0).all()
+    assert (e3 > 0.005 * e1).any()
+    assert torch.allclose(value(2, 0.25), e1 / 4 + e2 / 16 + e3 / 64)
+
+
 @pytest.mark.parametrize("depth", [0, 1, 2])
 def test_the_gradient_is_that_of_the_value(model, best, depth):
     fitted = _fitted()
@@ -357,15 +397,20 @@ def test_without_a_cost_model_the_trials_left_are_what_counts(model, best):
 
 
 def test_later_trials_are_planned_where_they_can_be_paid_for(model, best):
-    # The cost rises a thousandfold with the first coordinate, from 1 s; 30 s pay for up to 0.49.
+    # The cost falls a thousandfold with the first coordinate, to 1 s; 30 s pay for what is above 0.51,
+    # where the model expects less than below.
     weights = np.zeros(P)
-    weights[:2] = 0.5 * math.log(1000), math.log(1000)
+    weights[:2] = 0.5 * math.log(1000), -math.log(1000)
     cost = FittedCost.regression(FEATURES, weights, 0.05, 5), 1.0
     pool = _points(301, 1).squeeze(-2)
     found = plan(model, best, pool, cost=cost, left_s=30.0)
-    assert (found.value.A[:, 0] < 0.5).sum() >= 12
+    log_ei = BudgetedLookahead(model, best, pool[:1], depth=0)(pool.unsqueeze(-2))
+    assert pool[log_ei.argmax(), 0] < 0.5
+    in_order = pool[log_ei.argsort(descending=True)]
+    for favourite in in_order[in_order[:, 0] > 0.52][:7]:
+        assert (favourite == found.value.A).all(-1).any()
     values = found.value(pool.unsqueeze(-2))
-    assert pool[values.argmax(), 0] < 0.5
+    assert pool[values.argmax(), 0] > 0.5
 
 
 # --- costs, jointly ------------------------------------------------------------------------------
@@ -390,7 +435,11 @@ def test_costs_at_several_points_have_the_moments_of_the_mixture():
     without = JointLogCost(fitted, 7.0).posterior(X).distribution.covariance_matrix
     off = ~torch.eye(3, dtype=torch.bool)
     assert torch.allclose(without[off], covariance[off])
-    assert (without.diagonal() < covariance.diagonal()).all()
+    # Noise counts by the share of what is not start-up, here at the means.
+    rest = np.stack([7 * np.exp(phi @ c.mean) for c in parts])
+    shares = rest / (rest + np.array([[c.startup_s] for c in parts]))
+    noise = np.array([c.weight * c.sigma**2 for c in parts]) @ shares**2
+    assert (covariance - without).diagonal().tolist() == pytest.approx(noise)
 
 
 def test_without_start_up_and_with_one_component_they_are_the_regression():
