@@ -51,15 +51,6 @@ def test_results_that_are_mostly_noise_are_averaged():
     assert "noise" in because
 
 
-def test_the_last_trial_need_not_be_cheap():
-    # Twelve trials of 1 to 10 seconds are 45.7 s; what is left pays for one or two.
-    seconds = lambda x: 10.0**x  # noqa: E731
-    used = sum(t.used("device_seconds") for t in _study("1000s", seconds).trials.values())
-    method, because = _picked(_study(f"{used + 3}s", seconds))
-    assert method == "ei"
-    assert "of what is left" in because
-
-
 def test_the_choice_is_logged_and_explained(caplog):
     study = _study("1000s", lambda x: 10.0**x)
     with caplog.at_level(logging.INFO, logger="frugalbo"):

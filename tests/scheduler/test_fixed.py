@@ -139,20 +139,22 @@ def test_a_run_never_overspends_whatever_the_cost_model_says(budget, n_slots, fa
 
 @pytest.mark.slow
 def test_a_hard_budget_leaves_nothing_and_finds_more():
-    # Two mean costs, two tables, six seeds (with others, the initial design alone spends it all). A
-    # pair is decided if the losses differ by 1e-4. If the factor were worthless, each decided pair
-    # would be a fair coin: 4 or more wins without a loss have a chance of 1 in 16 at most.
+    # Two mean costs, two tables, ten seeds, and expected improvement, which knows of costs by this factor
+    # alone. A pair is decided if the losses differ by 1e-4. If the factor were worthless, each decided
+    # pair would be a fair coin: at most one loss in nine or more has a chance of 1 in 50.
     wins = losses = 0
     for best in ((0.35, 0.6), (0.6, 0.3)):
         table = partial(curve, best=best)
-        for seed in (0, 1, 3, 6, 8, 9):
-            study, _ = run_on_decades(BayesianProposer(seed=seed), budget=2 * MEAN_S, seed=seed, simulate=table)
+        for seed in range(10):
+            study, _ = run_on_decades(
+                BayesianProposer(seed=seed, method="ei"), budget=2 * MEAN_S, seed=seed, simulate=table
+            )
             account = study.balance()["device_seconds"]
             assert account.spent <= account.total * (1 + 1e-9)
             assert account.free < 0.01 * account.total
-            proposer = BayesianProposer(seed=seed, hard_budget=False)
+            proposer = BayesianProposer(seed=seed, method="ei", hard_budget=False)
             blind, _ = run_on_decades(proposer, budget=2 * MEAN_S, seed=seed, passes_over=False, simulate=table)
             wins += loss_of(study) < loss_of(blind) - 1e-4
             losses += loss_of(study) > loss_of(blind) + 1e-4
-    assert losses == 0
-    assert wins >= 4
+    assert losses <= 1
+    assert wins + losses >= 9
