@@ -17,6 +17,7 @@ from __future__ import annotations
 import math
 
 import torch
+
 from frugalbo.acquisition.log_cost import learned_log_cost
 from frugalbo.acquisition.registry import Situation
 
@@ -26,18 +27,17 @@ _SAME_COST = 0.1  # standard deviation of the log of the predicted cost over the
 
 def pick(situation: Situation) -> tuple[str, str]:
     """The name of an acquisition, and why it was picked, as an end of a sentence that begins with "because"."""
-    s, noise, best = situation, float(situation.objective.model.likelihood.noise), situation.best()
-    if best is None:
+    if situation.best() is None:
         return "ei", "nothing that is known meets the constraints, and until then all methods are the same"
-    X = s.pool.unsqueeze(-2)
-    spread = 0.0
-    with torch.no_grad():
-        if s.cost is not None and len(X) > 1:
-            log_cost = learned_log_cost(*s.cost)(X).reshape(-1)
-            spread = float(log_cost.std())
-            if spread > _SAME_COST:
-                return "pbgi", f"predicted costs differ by a factor of about {math.exp(2 * spread):.2g} over the space"
-    costs = "costs hardly differ" if s.cost is not None else "nothing is known of costs or they do not count"
+    if situation.cost is None:
+        costs = "nothing is known of costs or they do not count"
+    else:
+        with torch.no_grad():
+            spread = float(learned_log_cost(*situation.cost)(situation.pool.unsqueeze(-2)).std(correction=0))
+        if spread > _SAME_COST:
+            return "pbgi", f"predicted costs differ by a factor of about {math.exp(2 * spread):.2g} over the space"
+        costs = "costs hardly differ"
+    noise = float(situation.objective.model.likelihood.noise)
     if noise > _NOISY:
         return "nei", f"{costs}, and noise is {noise:.0%} of the variance of the results"
     return "ei", costs
