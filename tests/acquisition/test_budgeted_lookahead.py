@@ -289,7 +289,7 @@ def test_each_trial_in_view_has_its_own_chance_to_succeed(model, best, log_cost,
     X, A = _points(7, 1), torch.tensor([[0.15, 0.4]], dtype=torch.float64)
 
     def value(depth, p):
-        settings_ = {"depth": depth, "log_cost": log_cost, "left": left, "feasibility": Often(p)}
+        settings_ = {"depth": depth, "log_cost": log_cost, "left": left, "chances": [Often(p)]}
         return BudgetedLookahead(model, best, A, **settings_)(X).exp()
 
     e1 = value(0, 1)
