@@ -8,7 +8,7 @@ Races on the tables of `benchmarks.tables`, ours through the real run loop, the 
 took when the table was made, suggesting takes none (it is measured apart).
 
 * A trial sees its configuration's mean over the table's seeds, or with `--over runs` one of these
-  seeds and its noise. The figures of others that we compare with are of the first kind.
+  seeds and its noise. Published figures for these tables seem to be of the first kind.
 * The budget is the sum of all workers' device-seconds. A job that it cuts gives no result.
 * Regret is that of the configuration with the best loss seen so far, at its mean over the table's
   seeds, `(loss - best) / (median - best)`, at most 1, and 1 while there is no result.
