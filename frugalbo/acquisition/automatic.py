@@ -7,9 +7,9 @@
 | differ | | `pbgi` | what a cheap answer leaves is worth something |
 
 "Noise" is the share of the results' variance that the model does not explain by the configuration.
-Measured in `benchmarks/race.py`, where `ours` is this and `ours:NAME` each of them by itself. To take `ei`
-where the most promising trial would need most of what is left lost 10 of 13 decided pairs on a simulated
-table with costs over three decades: with a hard budget, `pbgi` knows well enough when it is the last.
+Measured in `benchmarks/race.py`, where `ours` is this and `ours:NAME` each of them by itself. What is left of
+the budget has no say here: with a hard budget `pbgi` knows well enough when a trial is the last. Nor have
+the size of a batch and the fidelity.
 """
 
 from __future__ import annotations
