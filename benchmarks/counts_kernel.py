@@ -45,7 +45,7 @@ def correlations(table: Table, n: int, seed: int) -> tuple[float, float]:
         model = fit_objective(U[known], losses[known], space.categorical_dims, groups=some).model
         with torch.no_grad():
             predicted = model.posterior(torch.from_numpy(U[others]).unsqueeze(-2)).mean.reshape(-1).numpy()
-        found.append(float(spearmanr(predicted, losses[others])[0]))
+        found.append(float(spearmanr(predicted, losses[others]).statistic))  # pyright: ignore[reportAttributeAccessIssue]
     return found[0], found[1]
 
 

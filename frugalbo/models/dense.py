@@ -55,14 +55,6 @@ class LogConstraint(GreaterThan):
         super().__init__(lower, transform=torch.exp, inv_transform=torch.log)  # type: ignore[arg-type]
 
 
-class KernelWithPlan(Protocol):
-    """A kernel that can do the work that does not depend on hyperparameters once, before a fit."""
-
-    def plan(self, X: Tensor) -> Callable[[], Tensor]:
-        """The kernel matrix of `X` (n x d), as a function of the present hyperparameters."""
-        ...
-
-
 def checked(X: ArrayLike, losses: ArrayLike, what: str = "a surrogate") -> tuple[NDArray[np.float64], NDArray]:
     """Points (n x d) and losses (n) as arrays of floats.
 
@@ -82,6 +74,33 @@ def checked(X: ArrayLike, losses: ArrayLike, what: str = "a surrogate") -> tuple
                 f" ({len(bad)} such rows); a run that diverged has no loss: leave it out and report it as failed"
             )
     return np.ascontiguousarray(points), y
+
+
+def posterior_of(
+    model: Gaussian,
+    X: Tensor,
+    output_indices: list[int] | None = None,
+    observation_noise: bool | Tensor = False,
+    posterior_transform: PosteriorTransform | None = None,
+) -> Posterior:
+    """A model's `posterior`: the joint one at `X` (... x q x d), from its moments; a mixture for an ensemble."""
+    if output_indices not in (None, [0]):
+        raise NotImplementedError(f"expected one output, 0, got a question about outputs {output_indices}")
+    mean, covariance = model.moments(X)
+    if observation_noise is not False:
+        if isinstance(observation_noise, Tensor):
+            noise = observation_noise.squeeze(-1).expand(mean.shape)
+        else:
+            noise = model.noise_variance(X).expand(mean.shape)
+        covariance = covariance + torch.diag_embed(noise)
+    kind = GaussianMixturePosterior if getattr(model, "_is_ensemble", False) else GPyTorchPosterior
+    posterior = kind(MultivariateNormal(mean, covariance))
+    return posterior if posterior_transform is None else posterior_transform(posterior)
+
+
+def forward_of(model: Gaussian, X: Tensor) -> MultivariateNormal:
+    """A model's `forward`: the distribution of the function at `X`, as a GPyTorch model gives it."""
+    return MultivariateNormal(*model.moments(X))
 
 
 class DenseGP(SingleTaskGP):
@@ -181,15 +200,7 @@ class DenseGP(SingleTaskGP):
         """The variance of an observation's noise at `X` (... x q x d); ... x q."""
         return self.likelihood.noise.expand(X.shape[:-1])
 
-    def posterior(  # pyright: ignore[reportIncompatibleMethodOverride] - a GPyTorchPosterior, or what a transform makes
-        self,
-        X: Tensor,
-        output_indices: list[int] | None = None,
-        observation_noise: bool | Tensor = False,
-        posterior_transform: PosteriorTransform | None = None,
-    ) -> Posterior:
-        """The joint posterior at `X` of shape ... x q x d."""
-        return posterior_of(self, X, output_indices, observation_noise, posterior_transform)
+    posterior = posterior_of  # pyright: ignore[reportAssignmentType]
 
     def __call__(self, *args: Any, **kwargs: Any) -> MultivariateNormal:  # noqa: ANN401 - GPyTorch's
         """As for any GPyTorch model: the prior in training, the posterior in evaluation."""
@@ -225,29 +236,7 @@ class Gaussian(Protocol):
     def noise_variance(self, X: Tensor) -> Tensor: ...  # noqa: D102
 
 
-def posterior_of(
-    model: Gaussian,
-    X: Tensor,
-    output_indices: list[int] | None,
-    observation_noise: bool | Tensor,
-    transform: PosteriorTransform | None,
-) -> Posterior:
-    """BoTorch's posterior, from a model's moments."""
-    if output_indices not in (None, [0]):
-        raise NotImplementedError(f"expected one output, 0, got a question about outputs {output_indices}")
-    mean, covariance = model.moments(X)
-    if observation_noise is not False:
-        if isinstance(observation_noise, Tensor):
-            noise = observation_noise.squeeze(-1).expand(mean.shape)
-        else:
-            noise = model.noise_variance(X).expand(mean.shape)
-        covariance = covariance + torch.diag_embed(noise)
-    kind = GaussianMixturePosterior if getattr(model, "_is_ensemble", False) else GPyTorchPosterior
-    posterior = kind(MultivariateNormal(mean, covariance))
-    return posterior if transform is None else transform(posterior)
-
-
-class ConditionedGP(Model, FantasizeMixin):
+class ConditionedGP(Model, FantasizeMixin):  # pyright: ignore[reportIncompatibleMethodOverride]
     """A Gaussian model with more observations, by the Schur complement of their covariance.
 
     Args:
@@ -301,19 +290,9 @@ class ConditionedGP(Model, FantasizeMixin):
         """The variance of an observation's noise at `X` (... x q x d); ... x q."""
         return self.base.noise_variance(X)
 
-    def posterior(  # pyright: ignore[reportIncompatibleMethodOverride]
-        self,
-        X: Tensor,
-        output_indices: list[int] | None = None,
-        observation_noise: bool | Tensor = False,
-        posterior_transform: PosteriorTransform | None = None,
-    ) -> Posterior:
-        """The joint posterior at `X` of shape ... x q' x d."""
-        return posterior_of(self, X, output_indices, observation_noise, posterior_transform)
+    posterior = posterior_of  # pyright: ignore[reportAssignmentType]
 
-    def forward(self, X: Tensor) -> MultivariateNormal:
-        """The distribution of the function at `X`, as a GPyTorch model gives it."""
-        return MultivariateNormal(*self.moments(X))
+    forward = forward_of  # pyright: ignore[reportAssignmentType]
 
     def condition_on_observations(self, X: Tensor, Y: Tensor, **kwargs: Any) -> ConditionedGP:  # noqa: ANN401
         """The model with still more observations."""
@@ -326,7 +305,8 @@ def fit_dense(model: DenseGP, starts: Sequence[Callable[[], None]], max_iteratio
     The mean is the optimal one for each choice of the others, as in `map_fit`.
 
     Args:
-        model: Its kernel has a `plan` if it can save work.
+        model: If its kernel has a method `plan(X)`, that does once what does not depend on hyperparameters, and
+            gives the kernel matrix as a function of the present ones.
         starts: Functions that set the hyperparameters to where a descent begins.
         max_iterations: Of each descent.
 

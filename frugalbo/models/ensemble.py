@@ -25,15 +25,12 @@ from typing import Any, Literal
 
 import numpy as np
 import torch
-from botorch.acquisition.objective import PosteriorTransform
 from botorch.models.model import Model
-from botorch.posteriors.posterior import Posterior
-from gpytorch.distributions import MultivariateNormal
 from numpy.typing import ArrayLike, NDArray
 from torch import Tensor
 
 from frugalbo.errors import MissingExtra, ModelError
-from frugalbo.models.dense import Moments, checked, posterior_of
+from frugalbo.models.dense import Moments, checked, forward_of, posterior_of
 from frugalbo.models.kernel import SMALLEST_LENGTHSCALE, MixedMatern, lengthscale_prior
 from frugalbo.models.map_fit import NOISE_BOUNDS, fit_map, log_posterior
 from frugalbo.models.outcome import Outcome
@@ -113,19 +110,9 @@ class EnsembleGP(Model):
         """The variance of an observation's noise at `X` (... x q x d) for each member; ... x s x q."""
         return self.noise.unsqueeze(-1).expand(*X.shape[:-2], -1, X.shape[-2])
 
-    def posterior(
-        self,
-        X: Tensor,
-        output_indices: list[int] | None = None,
-        observation_noise: bool | Tensor = False,
-        posterior_transform: PosteriorTransform | None = None,
-    ) -> Posterior:
-        """The mixture at `X` of shape ... x q x d."""
-        return posterior_of(self, X, output_indices, observation_noise, posterior_transform)
+    posterior = posterior_of  # pyright: ignore[reportAssignmentType]
 
-    def forward(self, X: Tensor) -> MultivariateNormal:
-        """The members' distributions at `X`."""
-        return MultivariateNormal(*self.moments(X))
+    forward = forward_of  # pyright: ignore[reportAssignmentType]
 
 
 @dataclass(frozen=True, slots=True)

@@ -24,10 +24,7 @@ from typing import Any, Literal
 
 import numpy as np
 import torch
-from botorch.acquisition.objective import PosteriorTransform
 from botorch.models.model import FantasizeMixin, Model
-from botorch.posteriors.posterior import Posterior
-from gpytorch.distributions import MultivariateNormal
 from gpytorch.kernels import Matern52KernelGrad, RBFKernelGrad
 from gpytorch.likelihoods import GaussianLikelihood
 from gpytorch.module import Module
@@ -43,6 +40,7 @@ from frugalbo.models.dense import (
     Moments,
     checked,
     concentrated,
+    forward_of,
     log_priors,
     maximise,
     posterior_of,
@@ -57,7 +55,7 @@ _SAME = 1e-9
 _COARSE = 100  # values and derivatives of the first fit where there are more
 
 
-class GradientGP(Model, FantasizeMixin):
+class GradientGP(Model, FantasizeMixin):  # pyright: ignore[reportIncompatibleMethodOverride]
     """A Gaussian process given values and some of their derivatives; what it answers are values.
 
     Args:
@@ -196,19 +194,9 @@ class GradientGP(Model, FantasizeMixin):
             found[:, self.ordered] = predicted.reshape(-1, o)[:, 1:]
         return found
 
-    def posterior(  # pyright: ignore[reportIncompatibleMethodOverride]
-        self,
-        X: Tensor,
-        output_indices: list[int] | None = None,
-        observation_noise: bool | Tensor = False,
-        posterior_transform: PosteriorTransform | None = None,
-    ) -> Posterior:
-        """The joint posterior of values at `X` of shape ... x q x d."""
-        return posterior_of(self, X, output_indices, observation_noise, posterior_transform)
+    posterior = posterior_of  # pyright: ignore[reportAssignmentType]
 
-    def forward(self, X: Tensor) -> MultivariateNormal:
-        """The distribution of values at `X`, as a GPyTorch model gives it."""
-        return MultivariateNormal(*self.moments(X))
+    forward = forward_of  # pyright: ignore[reportAssignmentType]
 
     def condition_on_observations(self, X: Tensor, Y: Tensor, **kwargs: Any) -> ConditionedGP:  # noqa: ANN401
         """The model with more values observed: `X` ... x q x d and `Y` ... x q x 1."""

@@ -12,16 +12,13 @@ from __future__ import annotations
 from typing import Any
 
 import torch
-from botorch.acquisition.objective import PosteriorTransform
 from botorch.models.model import FantasizeMixin, Model
-from botorch.posteriors.posterior import Posterior
-from gpytorch.distributions import MultivariateNormal
 from torch import Tensor
 
-from frugalbo.models.dense import ConditionedGP, DenseGP, Moments, posterior_of
+from frugalbo.models.dense import ConditionedGP, DenseGP, Moments, forward_of, posterior_of
 
 
-class LinearView(Model, FantasizeMixin):
+class LinearView(Model, FantasizeMixin):  # pyright: ignore[reportIncompatibleMethodOverride]
     """The model of `g` above, given a model of `f`.
 
     An observation of `g` at `x` (in a fantasy, or in `condition_on_observations`) is one of all the
@@ -101,19 +98,9 @@ class LinearView(Model, FantasizeMixin):
         cross = self.base.covariance(self.extended(A), Z)  # type: ignore[operator]
         return torch.einsum("iab,a->ib", cross.unflatten(-2, (len(A), len(self.weights))), self.weights)
 
-    def posterior(  # pyright: ignore[reportIncompatibleMethodOverride]
-        self,
-        X: Tensor,
-        output_indices: list[int] | None = None,
-        observation_noise: bool | Tensor = False,
-        posterior_transform: PosteriorTransform | None = None,
-    ) -> Posterior:
-        """The joint posterior of `g` at `X` of shape ... x q x d."""
-        return posterior_of(self, X, output_indices, observation_noise, posterior_transform)
+    posterior = posterior_of  # pyright: ignore[reportAssignmentType]
 
-    def forward(self, X: Tensor) -> MultivariateNormal:
-        """The distribution of `g` at `X`, as a GPyTorch model gives it."""
-        return MultivariateNormal(*self.moments(X))
+    forward = forward_of  # pyright: ignore[reportAssignmentType]
 
     def condition_on_observations(self, X: Tensor, Y: Tensor, **kwargs: Any) -> ConditionedGP:  # noqa: ANN401
         """The view with observations of `g`: `X` ... x q x d and `Y` ... x q x 1."""
