@@ -11,6 +11,7 @@ Two studies that were given the same events are equal. Nothing here reads clocks
 
 from __future__ import annotations
 
+import itertools
 import math
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, fields
@@ -220,12 +221,18 @@ class Study:
 
     Args:
         ledger: Follows the events too, if given: it holds at `Started` and settles at `Ended`.
+
+    Who decides often need not look at all trials each time: `changed` says which ones events were about since
+    a `revision`, and `with_status` knows its trials without a search.
     """
 
     def __init__(self, problem: Problem, ledger: Ledger | None = None) -> None:
         self.problem = problem
         self.ledger = ledger
         self.trials: dict[int, Trial] = {}
+        self.revision = 0  # the events so far
+        self._last_change: dict[int, int] = {}  # trial -> revision, the latest change at the end
+        self._by_status: dict[Status, dict[int, Trial]] = {status: {} for status in Status}
 
     def apply(self, event: Event) -> None:
         """Take in one event.
@@ -252,7 +259,10 @@ class Study:
                 if self.ledger:
                     self.ledger.settle((event.trial, event.segment), event.used)
                 trial.ends.append(event)
-                trial.status = _AFTER[event.outcome]
+                self._set_status(trial, _AFTER[event.outcome])
+        self.revision += 1
+        self._last_change.pop(event.trial, None)
+        self._last_change[event.trial] = self.revision
 
     def check(self, event: Event) -> None:
         """Refuse an event that cannot come next; changes nothing.
@@ -292,7 +302,12 @@ class Study:
             self.trials[event.trial] = trial
         trial.starts.append(event)
         trial.reached.append(event.start)
-        trial.status = Status.RUNNING
+        self._set_status(trial, Status.RUNNING)
+
+    def _set_status(self, trial: Trial, status: Status) -> None:
+        self._by_status[trial.status].pop(trial.number, None)
+        self._by_status[status][trial.number] = trial
+        trial.status = status
 
     def replay(self, events: Iterable[Event]) -> Study:
         """Apply all events; returns this study."""
@@ -302,7 +317,13 @@ class Study:
 
     def with_status(self, *statuses: Status) -> list[Trial]:
         """The trials with one of these statuses, by number."""
-        return [trial for trial in self.trials.values() if trial.status in statuses]
+        found = [trial for status in set(statuses) for trial in self._by_status[status].values()]
+        return sorted(found, key=lambda trial: trial.number)
+
+    def changed(self, since: int = 0) -> list[Trial]:
+        """The trials that events were about after the first `since` of them, the latest change first."""
+        recent = itertools.takewhile(lambda change: change[1] > since, reversed(self._last_change.items()))
+        return [self.trials[number] for number, _ in recent]
 
     def value(self, trial: Trial, *, at: int | None = None) -> float | None:
         """The objective of `trial` at step `at` (the full number of steps by default), if it is known and finite.

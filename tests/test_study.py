@@ -62,6 +62,19 @@ def test_a_study_is_the_fold_of_its_events(events, cut):
 
 
 @settings(max_examples=30)
+@given(histories(), st.integers(0, 25))
+def test_a_study_knows_what_changed_and_who_stands_where(events, since):
+    study = Study(PROBLEM, ledger()).replay(events)
+    assert study.revision == len(events)
+    latest = {event.trial: place for place, event in enumerate(events)}
+    expected = sorted((t for t, place in latest.items() if place >= since), key=lambda t: -latest[t])
+    assert [trial.number for trial in study.changed(since)] == expected
+    for status in Status:
+        assert study.with_status(status) == [t for t in study.trials.values() if t.status == status]
+    assert study.with_status(*Status) == list(study.trials.values())
+
+
+@settings(max_examples=30)
 @given(histories(), st.data())
 def test_an_event_out_of_place_is_refused_and_changes_nothing(events, data):
     study = Study(PROBLEM, ledger()).replay(events)
