@@ -49,7 +49,13 @@ class Failure(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class Started:
-    """A segment was granted; `held` is set aside for it. `why` is the proposer's explanation."""
+    """A segment was granted; `held` is set aside for it.
+
+    Args:
+        why: The proposer's explanation.
+        pool: The pool of its slot, which is charged for it too; `""` for none.
+        speed: Of its slot: seconds there times this are seconds on a device of speed 1.
+    """
 
     trial: int
     segment: int
@@ -61,6 +67,8 @@ class Started:
     slot: str
     at: float
     why: Mapping[str, Any] = field(default_factory=dict)
+    pool: str = ""
+    speed: float = 1.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -195,7 +203,7 @@ class Trial:
     @property
     def last_step(self) -> int:
         """The last step that was reported."""
-        return max(self.reports, default=0)
+        return next(reversed(self.reports), 0)  # they are in the order of steps
 
     @property
     def checkpoint(self) -> int:
@@ -223,13 +231,15 @@ class Study:
         ledger: Follows the events too, if given: it holds at `Started` and settles at `Ended`.
 
     Who decides often need not look at all trials each time: `changed` says which ones events were about since
-    a `revision`, and `with_status` knows its trials without a search.
+    a `revision`, and `with_status` knows its trials without a search. `speeds` are those of the pools in which
+    segments have started.
     """
 
     def __init__(self, problem: Problem, ledger: Ledger | None = None) -> None:
         self.problem = problem
         self.ledger = ledger
         self.trials: dict[int, Trial] = {}
+        self.speeds: dict[str, float] = {}
         self.revision = 0  # the events so far
         self._last_change: dict[int, int] = {}  # trial -> revision, the latest change at the end
         self._by_status: dict[Status, dict[int, Trial]] = {status: {} for status in Status}
@@ -275,7 +285,7 @@ class Study:
         if isinstance(event, Started):
             self._check_start(event, trial)
             if self.ledger:
-                self.ledger.check((event.trial, event.segment), event.held)
+                self.ledger.check((event.trial, event.segment), event.held, event.pool)
         elif trial is None or trial.status != Status.RUNNING or event.segment != len(trial.starts) - 1:
             state = "unknown" if trial is None else f"{trial.status}, segment {len(trial.starts) - 1}"
             raise StudyError(f"segment {event.segment} of trial {event.trial} is not running ({state})")
@@ -295,11 +305,12 @@ class Study:
 
     def _start(self, event: Started) -> None:
         if self.ledger:
-            self.ledger.hold((event.trial, event.segment), event.held)
+            self.ledger.hold((event.trial, event.segment), event.held, event.pool)
         trial = self.trials.get(event.trial)
         if trial is None:
             trial = Trial(event.trial, dict(event.params), event.planned, event.why)
             self.trials[event.trial] = trial
+        self.speeds[event.pool] = event.speed
         trial.starts.append(event)
         trial.reached.append(event.start)
         self._set_status(trial, Status.RUNNING)
@@ -319,6 +330,10 @@ class Study:
         """The trials with one of these statuses, by number."""
         found = [trial for status in set(statuses) for trial in self._by_status[status].values()]
         return sorted(found, key=lambda trial: trial.number)
+
+    def count(self, *statuses: Status) -> int:
+        """How many trials have one of these statuses."""
+        return sum(len(self._by_status[status]) for status in set(statuses))
 
     def changed(self, since: int = 0) -> list[Trial]:
         """The trials that events were about after the first `since` of them, the latest change first."""

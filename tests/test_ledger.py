@@ -168,3 +168,49 @@ def test_what_is_not_limited_is_counted():
     assert ledger.balance()["device_seconds"].spent == 5
     assert ledger.balance()["device_seconds"].free == math.inf
     assert list(ledger.balance().limited) == ["evaluations"]
+
+
+def test_a_pool_is_held_against_its_own_accounts_and_the_whole():
+    ledger = Ledger(Budget(device_seconds=10), {"spot": Budget(device_seconds=4, dollars=1)})
+    ledger.hold("a", Cost(device_seconds=3), "spot")
+    with pytest.raises(BudgetError, match="cannot hold 2 device seconds in the pool 'spot', 1 is free"):
+        ledger.hold("b", Cost(device_seconds=2), "spot")
+    ledger.hold("b", Cost(device_seconds=6))
+    with pytest.raises(BudgetError, match=r"cannot hold 1\.1 device seconds, 1 is free"):
+        ledger.hold("c", Cost(device_seconds=1.1), "other")
+    ledger.settle("a", Cost(device_seconds=2, dollars=0.25))
+    spot = ledger.balance().pools["spot"]
+    assert (spot["device_seconds"].spent, spot["device_seconds"].held, spot["device_seconds"].free) == (2, 0, 2)
+    assert (spot["dollars"].spent, spot["dollars"].free) == (0.25, 0.75)
+    assert ledger.balance()["device_seconds"].free == 2
+
+
+def test_in_a_pool_the_scarcer_account_binds():
+    ledger = Ledger(Budget(device_seconds=10, dollars=2), {"spot": Budget(device_seconds=4, dollars=5)})
+    assert [ledger.balance().within("spot")[name].free for name in ("device_seconds", "dollars")] == [4, 2]
+    ledger.hold("a", Cost(device_seconds=7))
+    assert [ledger.balance().within("spot")[name].free for name in ("device_seconds", "dollars")] == [3, 2]
+    assert ledger.balance().within("another") == ledger.balance()
+
+
+def test_what_is_spent_in_a_pool_without_a_budget_is_counted():
+    ledger = Ledger(Budget(device_seconds=10))
+    ledger.hold("a", Cost(device_seconds=3), "spot")
+    ledger.settle("a", Cost(device_seconds=2, dollars=7))
+    assert ledger.balance().pools["spot"]["dollars"].spent == 7
+    assert ledger.balance().pools["spot"].limited == {}
+
+
+@given(steps=STEPS, pools=st.lists(st.sampled_from(["", "p", "q"]), min_size=5, max_size=5))
+def test_less_is_what_holding_leaves(steps, pools):
+    ledger = Ledger(Budget(device_seconds=100, evaluations=77), {"p": Budget(device_seconds=31)})
+    for action, key, cost in steps:
+        expected = ledger.balance().less(cost, pools[key])
+        with suppress(BudgetError):
+            if action == "settle":
+                ledger.settle(key, Cost())
+            else:
+                ledger.hold(key, cost, pools[key])
+                found = ledger.balance()
+                assert found.accounts == expected.accounts
+                assert {k: found.pools[k] for k in expected.pools} == expected.pools

@@ -60,17 +60,18 @@ def quote(
     """What a segment on `slot` may take of what is free.
 
     While nothing is known of what trials cost, the free budget is shared out evenly among the
-    slots that want some.
+    slots that want some. A slot in a pool has what is free there, at most.
 
     Args:
         balance: What is free.
         slot: Where the segment would run.
-        predicted: In device-seconds; None where nothing is known.
+        predicted: In device-seconds of a device of speed 1; None where nothing is known.
         first: Whether it is the first segment of its trial, which counts as one evaluation.
         sharers: The slots that are waiting, this one included.
         trial_cap_s: The most seconds that any segment may take on its slot, whatever is left.
         memory_bytes: What is lent to it while it runs, if memory is limited.
     """
+    balance = balance.within(slot.pool)
     rate = slot.devices * slot.dollars_per_hour / 3600
     limits = {
         "device seconds": balance["device_seconds"].free / slot.devices,
@@ -83,14 +84,15 @@ def quote(
     seconds = limits[scarce]
     cap_s = min(seconds, trial_cap_s or math.inf)
     if predicted is not None:
-        median_s = predicted.median_s / slot.devices
+        pace = slot.devices * slot.speed
+        median_s = predicted.median_s / pace
         if median_s > seconds:
             return Refusal(
                 f"what is left does not pay for another trial: the next would take about {median_s:.3g} s, "
                 f"and the {scarce} left allow {seconds:.3g} s",
                 hopeless=seconds <= 0,
             )
-        upper_s = predicted.upper_s / slot.devices / _USABLE
+        upper_s = predicted.upper_s / pace / _USABLE
         if predicted.n < _FEW and not predicted.is_certain:
             upper_s = min(upper_s, max(_MEDIANS * median_s, seconds / _FEW))
         cap_s = min(cap_s, upper_s)
@@ -109,23 +111,25 @@ def quote(
 def seconds_left(study: Study) -> float:
     """The device-seconds that one more trial may take, as far as the study alone tells; infinite without a limit.
 
-    Dollars and wall time become device-seconds at the rate at which they were so far: the price of
-    a device-second is what was charged for the past ones, and a second on the clock is worth as
-    many device-seconds as the segments so far took in one. Where nothing was charged yet, such a
-    limit does not count.
+    Of devices of speed 1, in the pool where most is left. Dollars and wall time become device-seconds at
+    the rate at which they were so far: the price of a device-second is what was charged for the past ones,
+    and a second on the clock is worth as many device-seconds as the segments so far took in one. Where
+    nothing was charged yet, such a limit does not count.
     """
     if study.ledger is None:
         return math.inf
-    balance = study.ledger.balance()
-    left = balance["device_seconds"].free
-    spent = balance["device_seconds"].spent
-    dollars = balance["dollars"]
-    if dollars.spent > 0 and spent > 0:
-        left = min(left, dollars.free / dollars.spent * spent)
-    wall = balance["wall_seconds"].free
-    if math.isfinite(wall):
-        left = min(left, wall * _device_seconds_per_second(study))
-    return left
+    whole = study.ledger.balance()
+    wall = whole["wall_seconds"].free
+    on_the_clock = wall * _device_seconds_per_second(study) if math.isfinite(wall) else math.inf
+    speeds = dict.fromkeys(whole.pools or ("",), 1.0) | study.speeds
+    return max(speed * min(on_the_clock, _left_in(pool, whole)) for pool, speed in speeds.items())
+
+
+def _left_in(pool: str, whole: Balance) -> float:
+    """Device-seconds that are free in a pool, by those of the whole and its own, and by their price there."""
+    balance, past = whole.within(pool), whole.pools.get(pool, whole)
+    left, spent, dollars = balance["device_seconds"].free, past["device_seconds"].spent, past["dollars"].spent
+    return min(left, balance["dollars"].free / dollars * spent) if dollars > 0 and spent > 0 else left
 
 
 def _device_seconds_per_second(study: Study) -> float:

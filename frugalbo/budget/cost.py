@@ -82,8 +82,8 @@ class CostPrediction:
     """What a segment is expected to cost.
 
     Args:
-        median_s: Device-seconds that it exceeds half of the time.
-        upper_s: Device-seconds that it hardly ever exceeds.
+        median_s: Device-seconds that it exceeds half of the time, on devices of speed 1.
+        upper_s: Device-seconds that it hardly ever exceeds, on devices of speed 1.
         n: The ended segments that this rests on; 0 for what is stated.
         is_certain: Whether it is a cost function of the user's, to be taken as it is.
     """
@@ -383,7 +383,7 @@ def _segments(study: Study) -> _Segments | None:
     for trial in study.trials.values():
         u = study.problem.space.encode(trial.params)
         for started, ended, reached in zip(trial.starts, trial.ends, trial.reached, strict=False):
-            seconds = max(_SHORTEST_S, ended.used.device_seconds)
+            seconds = max(_SHORTEST_S, ended.used.device_seconds * started.speed)
             if ended.outcome in (Outcome.COMPLETED, Outcome.PAUSED):
                 rows.append((u, started.until - started.start, seconds, False))
             elif ended.used.device_seconds > 0 and (row := _unfinished(started, ended, reached)) is not None:
@@ -402,7 +402,7 @@ def _unfinished(started: Started, ended: Ended, reached: int) -> tuple[float, fl
     other says nothing: a job that raises at once is not a cheap one, and the charge of one that
     died with its controller may be for time in which nobody was alive to see it.
     """
-    seconds = max(_SHORTEST_S, ended.used.device_seconds)
+    seconds = max(_SHORTEST_S, ended.used.device_seconds * started.speed)
     wanted = started.until - started.start
     if reached == started.start:
         return (wanted, seconds, True) if ended.failure == Failure.TIMEOUT else None

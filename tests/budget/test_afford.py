@@ -106,3 +106,31 @@ def test_while_little_is_known_a_segment_may_take_a_share_only(n, median, cap):
 def test_a_cost_function_of_the_users_is_taken_as_it_is_from_the_first_segment():
     found = quote(_balance(device_seconds=200), SLOT, CostPrediction(2.0, 100.0, 0, is_certain=True))
     assert found.cap_s == pytest.approx(50.0 / 0.9)
+
+
+def test_a_fast_device_needs_fewer_seconds():
+    # 90 s of work at the upper end, on two devices of speed 3: 15 s each, and a tenth for last words.
+    slot = Slot("a/0", "cpu", 0, devices=2, speed=3.0, pool="a")
+    found = quote(_balance(device_seconds=100), slot, CostPrediction(60.0, 90.0, 9))
+    assert found.cap_s == pytest.approx(15 / 0.9)
+    assert found.held.device_seconds == pytest.approx(30 / 0.9)
+
+
+def test_a_slot_has_what_its_pool_has():
+    slots = [Slot("a/0", "cpu", 0, pool="a", dollars_per_hour=3600.0), Slot("b/0", "cpu", 0, pool="b")]
+    balance = Ledger(Budget(device_seconds=100), {"a": Budget(dollars=7)}).balance()
+    predicted = CostPrediction(10.0, 90.0, 9)
+    assert isinstance(quote(balance, slots[0], predicted), Refusal)
+    assert quote(balance, slots[1], predicted).cap_s == 100
+    assert quote(balance, slots[0], CostPrediction(5.0, 90.0, 9)).held == Cost(
+        device_seconds=7, dollars=7, evaluations=1
+    )
+
+
+def test_what_is_left_is_what_the_richest_pool_can_do():
+    study = Study(PROBLEM, Ledger(Budget(device_seconds=100), {"a": Budget(dollars=7), "b": Budget(device_seconds=9)}))
+    study.apply(Started(0, 0, {"x": 0.5}, 0, 1, 1, Cost(), "a/0", 100.0, pool="a", speed=2.0))
+    assert seconds_left(study) == 200
+    study.apply(Ended(0, 0, Outcome.COMPLETED, Cost(device_seconds=20.0, dollars=4.0), 120.0))
+    # In a: 3 USD are 15 s at the past price, worth 30 at speed 2; in b 9 s.
+    assert seconds_left(study) == pytest.approx(30)

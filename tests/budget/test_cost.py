@@ -222,3 +222,15 @@ def test_values_of_a_choice_that_were_never_seen_may_share_a_feature():
         u = space.encode({"c": c, "x": 0.3})[None]
         for q in (0.5, 0.99):
             assert found[0].quantile(u, 1.0, q) == pytest.approx(found[1].quantile(u, 1.0, q), rel=1e-6)
+
+
+def test_seconds_on_a_fast_slot_count_as_those_of_a_slow_one():
+    def predict(speed):
+        study = Study(PROBLEM)
+        for number in range(5):
+            params = SPACE.decode(np.full(3, 0.1 + 0.2 * number))
+            study.apply(Started(number, 0, params, 0, 1, 1, Cost(), "s", 0.0, speed=speed))
+            study.apply(Ended(number, 0, Outcome.COMPLETED, Cost(device_seconds=12.0 / speed), 9.0))
+        return LearnedCost().predict(study, params, 0, 1)
+
+    assert predict(4.0) == predict(1.0)
