@@ -20,7 +20,7 @@ _WHERE = {
         "BudgetError", "ExecutorError", "FrugalError", "FrugalWarning", "LeaseError", "ProblemError", "SpaceError",
         "StorageError", "StudyError",
     ),
-    "frugalbo.executors.simulated": ("Curve", "SimulatedExecutor"),
+    "frugalbo.executors.simulated": ("Curve", "Hazards", "SimulatedExecutor"),
     "frugalbo.job": ("DivergedError", "JobContext"),
     "frugalbo.problem": ("Fidelity", "Maximize", "Minimize", "Problem", "command_problem", "load_problem"),
     "frugalbo.report": ("Report",),
@@ -49,7 +49,7 @@ if TYPE_CHECKING:
         StorageError,
         StudyError,
     )
-    from frugalbo.executors.simulated import Curve, SimulatedExecutor
+    from frugalbo.executors.simulated import Curve, Hazards, SimulatedExecutor
     from frugalbo.job import DivergedError, JobContext
     from frugalbo.problem import Fidelity, Maximize, Minimize, Problem, command_problem, load_problem
     from frugalbo.report import Report

@@ -9,7 +9,6 @@ is killed at any instant goes on with `resume` as if it had only paused.
 
 from __future__ import annotations
 
-import itertools
 import math
 import time
 from collections.abc import Callable, Sequence
@@ -18,14 +17,13 @@ from pathlib import Path
 
 from frugalbo.budget.afford import Refusal, quote
 from frugalbo.budget.amounts import Cost
-from frugalbo.budget.cost import CostModel
+from frugalbo.budget.cost import CostModel, CostPrediction, Predictor, predictor
 from frugalbo.budget.ledger import Balance
 from frugalbo.budget.stated import CostPrior
 from frugalbo.executors.base import Executor, Segment
 from frugalbo.scheduler.base import Finish, Preparing, Resume, Scheduler, Start, Stop
 from frugalbo.session import OpenStudy
 from frugalbo.slot import Slot
-from frugalbo.space import Params
 from frugalbo.study import Ended, Event, Failure, Outcome, Reported, Started, Status, Study
 
 # How often the loop looks up when nothing happens: for the live view, and to renew the lease.
@@ -63,7 +61,7 @@ class RunLoop:
     observe: Observer | None = None
     _refused: str = field(default="", init=False)
     _fresh: list[Event] = field(default_factory=list, init=False)
-    _began: float = field(default=-math.inf, init=False)
+    _luck: _Luck = field(default_factory=lambda: _Luck(), init=False)
     _calm_at: float = field(default=math.inf, init=False)
     _waiting: list[Event] = field(default_factory=list, init=False)
 
@@ -76,7 +74,7 @@ class RunLoop:
             self.study.use_clock(self.executor.now)
             try:
                 self._recover()
-                self._began = self.executor.now()
+                self._luck = _Luck()
                 return self._loop()
             except KeyboardInterrupt:
                 self._interrupt()
@@ -85,12 +83,13 @@ class RunLoop:
     def _loop(self) -> str:
         settled = True
         while True:
-            reason = _crash_loop(self.study, self._began)
+            reason = self._luck.reason()
             if settled and reason is None:
                 self._dispatch()
                 self._calm_at = time.monotonic() + _CALM_S
             self._show()
-            if not self.study.with_status(Status.RUNNING):
+            free = len(self.executor.free_slots())
+            if not self.study.count(Status.RUNNING) and (reason or free == len(self.executor.slots)):
                 return (
                     _too_cheap(self.study)
                     or reason
@@ -98,7 +97,9 @@ class RunLoop:
                     or self._refused
                     or "the scheduler has nothing more to try"
                 )
-            settled = self._wait()
+            ended = self._wait()
+            # A slot that was taken away comes back without a word.
+            settled = ended or len(self.executor.free_slots()) > free
             if not settled:
                 self._prepare()
 
@@ -131,20 +132,35 @@ class RunLoop:
     def _dispatch(self) -> None:
         """Ask for decisions and carry them out, until no slot is free or nothing more is affordable."""
         self._refused = ""
-        slots = list(self.executor.free_slots())
-        if not slots or self._is_spent():
+        slots = self._open_slots()
+        if not slots:
             return
         decisions = self.scheduler.decide(self.study, self.study.balance(), slots)
-        starting = [d for d in decisions if isinstance(d, (Start, Resume))]
+        sharers = sum(isinstance(decision, (Start, Resume)) for decision in decisions)
+        predict = predictor(self.cost_model, self.study)
         for decision in decisions:
             if isinstance(decision, Stop):
                 self.executor.cancel(decision.trial, Outcome.STOPPED)
             elif isinstance(decision, Finish):
                 self._refused = decision.reason
             else:
-                self._begin(decision, sharers=len(starting) - starting.index(decision))
+                self._begin(decision, predict, sharers=sharers)
+                sharers -= 1
 
-    def _begin(self, decision: Start | Resume, *, sharers: int) -> None:
+    def _open_slots(self) -> list[Slot]:
+        """The free slots for which something is left to spend."""
+        balance = self.study.balance()
+        if spent := balance.exhausted:
+            self._refused = f"the budget of {spent.replace('_', ' ')} is spent"
+            return []
+        closed = {name: spent for name, pool in balance.pools.items() if (spent := pool.exhausted)}
+        slots = [slot for slot in self.executor.free_slots() if slot.pool not in closed]
+        if closed and not slots:
+            pool, spent = next(iter(closed.items()))
+            self._refused = f"the budget of {spent.replace('_', ' ')} in the pool {pool!r} is spent"
+        return slots
+
+    def _begin(self, decision: Start | Resume, predict: Predictor, *, sharers: int) -> None:
         if isinstance(decision, Start):
             trial, segment, start = len(self.study.trials), 0, 0
             params, planned, why = decision.params, decision.planned, decision.why
@@ -152,39 +168,31 @@ class RunLoop:
             paused = self.study.trials[decision.trial]
             trial, segment, start = paused.number, len(paused.starts), paused.checkpoint
             params, planned, why = paused.params, paused.planned, {"resumed": f"from step {start}"}
-        slot = decision.slot
-        quote = self._quote(params, start, decision.until, slot, first=segment == 0, sharers=sharers)
+        slot, until = decision.slot, decision.until
+        quote = self._quote(predict(params, start, until), slot, first=segment == 0, sharers=sharers)
         if quote is None:
             return
         cap_s, held = quote
-        now = self.executor.now()
-        self._record(Started(trial, segment, params, start, decision.until, planned, held, slot.name, now, why))
+        started = Started(
+            trial, segment, params, start, until, planned, held, slot.name, self.executor.now(), why,
+            pool=slot.pool, speed=slot.speed,
+        )  # fmt: skip
+        self._record(started)
         memory = int(held.memory_bytes) or None
+        folder = trial_folder(self.folder, trial)
         self.executor.submit(
-            Segment(
-                trial,
-                segment,
-                params,
-                self.seed,
-                start,
-                decision.until,
-                planned,
-                slot,
-                cap_s,
-                memory,
-                trial_folder(self.folder, trial),
-            )
+            Segment(trial, segment, params, self.seed, start, until, planned, slot, cap_s, memory, folder)
         )
 
     def _quote(
-        self, params: Params, start: int, until: int, slot: Slot, *, first: bool, sharers: int
+        self, predicted: CostPrediction | None, slot: Slot, *, first: bool, sharers: int
     ) -> tuple[float, Cost] | None:
         """The cap in seconds of a segment and what to hold for it; None if it is not affordable."""
         balance = self.study.balance()
         found = quote(
             balance,
             slot,
-            self.cost_model.predict(self.study, params, start, until),
+            predicted,
             first=first,
             sharers=sharers,
             trial_cap_s=self.trial_cap_s,
@@ -197,18 +205,16 @@ class RunLoop:
 
     def _record(self, *events: Event) -> None:
         self.study.record(*events)
-        self._fresh += events
+        if self.observe is not None:
+            self._fresh += events
+        for event in events:
+            if isinstance(event, Ended):
+                self._luck.note(event)
 
     def _show(self) -> None:
         fresh, self._fresh = self._fresh, []
         if self.observe is not None:
             self.observe(self.study, self.study.balance(), fresh)
-
-    def _is_spent(self) -> bool:
-        spent = [name for name, a in self.study.balance().limited.items() if a.free <= 0 and name != "memory_bytes"]
-        if spent:
-            self._refused = f"the budget of {spent[0].replace('_', ' ')} is spent"
-        return bool(spent)
 
     def _recover(self) -> None:
         """Settle what an earlier controller left running."""
@@ -256,17 +262,31 @@ def _too_cheap(study: Study) -> str | None:
     )
 
 
-def _crash_loop(study: Study, since: float) -> str | None:
-    """Why to stop, if the jobs fail by themselves rather than by their configuration.
+@dataclass(slots=True)
+class _Luck:
+    """Whether the jobs fail by themselves rather than by their configuration, by the ends of one controller's life.
 
-    What failed before `since` does not count: a user who mends the job resumes the run.
+    What failed before does not count: a user who mends the job resumes the run.
     """
-    over = [trial for trial in study.trials.values() if trial.ends and trial.status != Status.PAUSED]
-    ended = sorted((t for t in over if t.ends[-1].at >= since), key=lambda trial: trial.ends[-1].at)
-    failed = list(itertools.takewhile(lambda trial: trial.status == Status.FAILED, reversed(ended)))
-    is_code = all(trial.failure in (Failure.ERROR, Failure.KILLED, Failure.NO_RESULT) for trial in failed)
-    allowed = _CRASH_LOOP if len(failed) == len(ended) and is_code else 2 * _CRASH_LOOP
-    if len(failed) < allowed:
-        return None
-    last = ended[-1].ends[-1]
-    return f"the last {len(failed)} trials all failed, so the job itself seems broken; the last one: {last.message}"
+
+    done: int = 0  # trials that are over for good
+    failed: list[Ended] = field(default_factory=list)  # the last of them, in a row
+
+    def note(self, event: Ended) -> None:
+        """Count an end; a paused trial is not over."""
+        if event.outcome == Outcome.FAILED:
+            self.failed.append(event)
+        elif event.outcome in (Outcome.COMPLETED, Outcome.STOPPED):
+            self.failed.clear()
+        else:
+            return
+        self.done += 1
+
+    def reason(self) -> str | None:
+        """Why to stop, if there were too many failures."""
+        n = len(self.failed)
+        is_code = all(event.failure in (Failure.ERROR, Failure.KILLED, Failure.NO_RESULT) for event in self.failed)
+        if n < (_CRASH_LOOP if n == self.done and is_code else 2 * _CRASH_LOOP):
+            return None
+        last = self.failed[-1].message
+        return f"the last {n} trials all failed, so the job itself seems broken; the last one: {last}"

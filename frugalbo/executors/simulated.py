@@ -1,13 +1,18 @@
 """Segments under a virtual clock: the same loop in no time, on tables, recorded curves or formulas.
 
-Nothing sleeps and nothing is random: the same submissions give the same events. `wait` jumps to
-the next instant at which something happens, and returns everything of that instant together.
+Nothing sleeps: `wait` jumps to the next instant at which something happens, and returns everything of
+that instant together. The same submissions give the same events, accidents included. A slot of speed 2
+takes half the seconds for everything, and so costs half of them.
 """
 
 from __future__ import annotations
 
+import heapq
+import itertools
 import math
-from collections.abc import Callable, Mapping, Sequence
+from bisect import bisect_left, bisect_right, insort
+from collections import deque
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Self
@@ -15,40 +20,21 @@ from typing import Self
 from frugalbo.budget.amounts import Cost
 from frugalbo.errors import ExecutorError
 from frugalbo.executors.base import Segment
+from frugalbo.executors.curve import Curve, Hazards, Simulate
 from frugalbo.problem import Problem
 from frugalbo.slot import Slot
-from frugalbo.space import Params
 from frugalbo.study import Ended, Event, Failure, Outcome, Reported, Started
 
-
-@dataclass(frozen=True, slots=True)
-class Curve:
-    """What a trial would report if it ran alone and undisturbed.
-
-    Args:
-        steps: Steps at which it reports, increasing.
-        seconds: Seconds from the first step to each of these reports, increasing.
-        metrics: What it reports there.
-        failure: What happens after the last report if that is not the end of the plan.
-        message: And why.
-    """
-
-    steps: Sequence[int]
-    seconds: Sequence[float]
-    metrics: Sequence[Mapping[str, float]]
-    failure: Failure | None = None
-    message: str = ""
-
-
-Simulate = Callable[[Params, int, int], Curve]
+__all__ = ["Curve", "Hazards", "SimulatedExecutor"]
 
 
 @dataclass(slots=True)
 class _Running:
     segment: Segment
     began: float
-    timeline: list[tuple[float, Reported | Ended]]
+    timeline: deque[Reported | Ended]
     reported: int
+    away_s: float = 0.0  # how long the slot will be gone afterwards
 
 
 class SimulatedExecutor:
@@ -58,7 +44,11 @@ class SimulatedExecutor:
         simulate: From parameters, planned steps and seed to the trial's `Curve`.
         start_up_s: What each segment costs before its first step.
         reload_s: What a resumed segment costs on top.
+        hazards: What goes wrong by itself; by default nothing.
         now: Where the virtual clock starts.
+
+    Raises:
+        ExecutorError: If two slots have the same name.
     """
 
     def __init__(
@@ -69,6 +59,7 @@ class SimulatedExecutor:
         *,
         start_up_s: float = 0.0,
         reload_s: float = 0.0,
+        hazards: Hazards | None = None,
         now: float = 0.0,
     ) -> None:
         self.problem = problem
@@ -76,13 +67,20 @@ class SimulatedExecutor:
         self._simulate = simulate
         self._start_up_s = start_up_s
         self._reload_s = reload_s
+        self._hazards = hazards or Hazards()
         self._now = now
-        self._running: dict[int, _Running] = {}
+        self._place = {slot.name: i for i, slot in enumerate(self.slots)}
+        self._free = list(range(len(self.slots)))  # places, in order
+        self._running: dict[int, _Running] = {}  # by trial
+        # What happens next, by time and then by age: a segment's next event, or a slot that comes back.
+        self._agenda: list[tuple[float, int, _Running | Slot]] = []
+        self._ages = itertools.count()
+        if len(self._place) < len(self.slots):
+            raise ExecutorError(f"expected slots with different names, got {[slot.name for slot in self.slots]}")
 
     def free_slots(self) -> Sequence[Slot]:
-        """The slots on which nothing runs."""
-        taken = {run.segment.slot.name for run in self._running.values()}
-        return [slot for slot in self.slots if slot.name not in taken]
+        """The slots that are there and on which nothing runs, in a fixed order."""
+        return [self.slots[place] for place in self._free]
 
     def now(self) -> float:
         """The virtual clock."""
@@ -94,41 +92,52 @@ class SimulatedExecutor:
         Raises:
             ExecutorError: If its slot is not free.
         """
-        if segment.slot not in self.free_slots():
+        place = self._place.get(segment.slot.name, -1)
+        at = bisect_left(self._free, place)
+        if self._free[at : at + 1] != [place]:
             raise ExecutorError(f"slot {segment.slot.name} is not free")
-        self._running[segment.trial] = _Running(segment, self._now, self._timeline(segment), segment.start)
+        del self._free[at]
+        timeline, is_taken = self._timeline(segment)
+        away_s = self._hazards.away_s if is_taken else 0.0
+        run = _Running(segment, self._now, timeline, segment.start, away_s)
+        self._running[segment.trial] = run
+        heapq.heappush(self._agenda, (timeline[0].at, next(self._ages), run))
 
     def cancel(self, trial: int, outcome: Outcome = Outcome.STOPPED) -> None:
         """End a running trial now."""
         run = self._running.get(trial)
-        if run is not None and run.timeline[0][0] > self._now:
-            run.timeline = [(self._now, self._end(run.segment, self._now - run.began, outcome, run.reported))]
+        if run is not None and run.timeline[0].at > self._now:
+            run.timeline = deque([self._end(run.segment, run.began, self._now - run.began, outcome, run.reported)])
+            run.away_s = 0.0
+            heapq.heappush(self._agenda, (self._now, next(self._ages), run))
 
     def wait(self, timeout_s: float = math.inf) -> Sequence[Reported | Ended]:
-        """The events of the next instant at which there are any; the time-out is virtual and so ignored."""
+        """The events of the next instant at which there are any; the time-out is virtual and so ignored.
+
+        None, where all that happens then is that a slot comes back, or nothing runs.
+        """
         del timeout_s
-        if not self._running:
-            return []
-        self._now = min(run.timeline[0][0] for run in self._running.values())
         events: list[Reported | Ended] = []
-        for trial, run in list(self._running.items()):
-            while run.timeline and run.timeline[0][0] <= self._now:
-                event = run.timeline.pop(0)[1]
-                events.append(event)
-                if isinstance(event, Reported):
-                    run.reported = event.step
-                else:
-                    del self._running[trial]
+        is_found = False
+        while self._agenda and (not is_found or self._agenda[0][0] <= self._now):
+            at, age, what = heapq.heappop(self._agenda)
+            if isinstance(what, Slot):
+                insort(self._free, self._place[what.name])
+            elif what.timeline:  # of a cancelled segment an entry is left over
+                self._happen(what, at, age, events)
+            else:
+                continue
+            self._now, is_found = at, True
         return events
 
     def recover(self, started: Started, folder: Path) -> Sequence[Event]:
         """The segment died with its controller, which nothing can tell from: charged for the time since it started."""
         del folder
-        held = started.held.device_seconds or math.inf
-        used = Cost(
-            device_seconds=min(held, max(0.0, self._now - started.at)),
-            evaluations=1.0 if started.segment == 0 else 0.0,
-        )
+        slot = self.slots[self._place[started.slot]]
+        rates = {"device_seconds": float(slot.devices), "dollars": slot.devices * slot.dollars_per_hour / 3600}
+        most = [held / rate for name, rate in rates.items() if rate and (held := getattr(started.held, name))]
+        seconds = min([max(0.0, self._now - started.at), *most])
+        used = _cost(slot, seconds, is_first=started.segment == 0)
         return [Ended(started.trial, started.segment, Outcome.INTERRUPTED, used, self._now, message="controller died")]
 
     def __enter__(self) -> Self:
@@ -136,49 +145,88 @@ class SimulatedExecutor:
 
     def __exit__(self, *exc: object) -> None:
         self._running.clear()
+        self._agenda.clear()
+        self._free = list(range(len(self.slots)))
 
-    def _timeline(self, segment: Segment) -> list[tuple[float, Reported | Ended]]:
-        """What will happen, at which time, if nobody interferes."""
-        curve = self._simulate(segment.params, segment.planned, segment.seed)
-        points = zip(curve.steps, curve.seconds, strict=True)
-        before = max((seconds for step, seconds in points if step <= segment.start), default=0.0)
-        overhead = self._start_up_s + (self._reload_s if segment.start else 0.0) - before
-        timeline: list[tuple[float, Reported | Ended]] = []
-
-        def end(after: float, outcome: Outcome, step: int, failure: Failure | None = None, why: str = "") -> None:
-            ended = self._end(segment, after, outcome, step, failure, why)
-            timeline.append((self._now + after, ended))
-
-        metric = self.problem.objective.metric
-        reported, seconds, objective = segment.start, overhead + before, None
-        for step, at, metrics in zip(curve.steps, curve.seconds, curve.metrics, strict=True):
-            if not segment.start < step <= segment.until:
-                continue
-            if overhead + at > segment.cap_s:
-                why = f"it was not done after the {segment.cap_s:.4g} s that it was granted"
-                end(segment.cap_s, Outcome.FAILED, reported, Failure.TIMEOUT, why)
-                return timeline
-            reported, seconds = step, overhead + at
-            event = Reported(segment.trial, segment.number, step, dict(metrics), self._now + seconds)
-            timeline.append((event.at, event))
-            objective = metrics.get(metric)
-            if objective is not None and not math.isfinite(objective):
-                end(seconds, Outcome.FAILED, reported, Failure.DIVERGED, f"{metric} is {objective} at step {step}")
-                return timeline
-        if reported < segment.until or objective is None:
-            why = curve.message or f"it ended without a report of {metric} at step {segment.until}"
-            end(seconds, Outcome.FAILED, reported, curve.failure or Failure.NO_RESULT, why)
+    def _happen(self, run: _Running, at: float, age: int, events: list[Reported | Ended]) -> None:
+        """Let what is due of a segment happen."""
+        while run.timeline and run.timeline[0].at <= at:
+            event = run.timeline.popleft()
+            events.append(event)
+            if isinstance(event, Reported):
+                run.reported = event.step
+        if run.timeline:
+            heapq.heappush(self._agenda, (run.timeline[0].at, age, run))
+            return
+        slot = run.segment.slot
+        del self._running[run.segment.trial]
+        if run.away_s:
+            heapq.heappush(self._agenda, (at + run.away_s, age, slot))
         else:
-            end(seconds, Outcome.COMPLETED if reported == segment.planned else Outcome.PAUSED, reported)
-        return timeline
+            insort(self._free, self._place[slot.name])
+
+    def _timeline(self, segment: Segment) -> tuple[deque[Reported | Ended], bool]:
+        """What will happen if nobody interferes, and whether the slot is taken away at its end."""
+        reports, ended, needed_s = self._undisturbed(segment)
+        failed_s, taken_s = self._hazards.strike(segment)
+        cut_s = min(segment.cap_s, failed_s, taken_s)
+        if needed_s <= cut_s:
+            return deque([*reports, ended]), False
+        seen = [event for event in reports if event.at <= self._now + cut_s]
+        step = seen[-1].step if seen else segment.start
+        if cut_s == taken_s:
+            every = self._hazards.checkpoint_every
+            saved = max((e.step for e in seen if e.step % every == 0), default=segment.start)
+            last = self._end(segment, self._now, cut_s, Outcome.INTERRUPTED, saved, None, "its slot was taken away")
+        elif cut_s == failed_s:
+            why = "its device failed"
+            last = self._end(segment, self._now, cut_s, Outcome.FAILED, step, Failure.KILLED, why)
+        else:
+            why = f"it was not done after the {segment.cap_s:.4g} s that it was granted"
+            last = self._end(segment, self._now, cut_s, Outcome.FAILED, step, Failure.TIMEOUT, why)
+        return deque([*seen, last]), cut_s == taken_s
+
+    def _undisturbed(self, segment: Segment) -> tuple[list[Reported], Ended, float]:
+        """The reports of a segment that has all the time it wants, its end, and the seconds until then."""
+        curve, speed = self._simulate(segment.params, segment.planned, segment.seed), segment.slot.speed
+        first, last = bisect_right(curve.steps, segment.start), bisect_right(curve.steps, segment.until)
+        overhead = self._start_up_s + (self._reload_s if segment.start else 0.0)
+        skipped = curve.seconds[first - 1] if first else 0.0
+        reports: list[Reported] = []
+        metric, value, step = self.problem.objective.metric, None, segment.start
+        seconds = overhead / speed
+        outcome, failure, why = Outcome.PAUSED, None, ""
+        for index in range(first, last):
+            step, metrics = curve.steps[index], curve.metrics[index]
+            seconds = (overhead + curve.seconds[index] - skipped) / speed
+            reports.append(Reported(segment.trial, segment.number, step, dict(metrics), self._now + seconds))
+            value = metrics.get(metric)
+            if value is not None and not math.isfinite(value):
+                outcome, failure, why = Outcome.FAILED, Failure.DIVERGED, f"{metric} is {value} at step {step}"
+                break
+        else:
+            if step < segment.until or value is None:
+                outcome, failure = Outcome.FAILED, curve.failure or Failure.NO_RESULT
+                seconds = max(seconds, (overhead + curve.failure_s - skipped) / speed)
+                why = curve.message or f"it ended without a report of {metric} at step {segment.until}"
+            elif step == segment.planned:
+                outcome = Outcome.COMPLETED
+        return reports, self._end(segment, self._now, seconds, outcome, step, failure, why), seconds
 
     def _end(
-        self, segment: Segment, after: float, outcome: Outcome, step: int, failure: Failure | None = None, why: str = ""
+        self,
+        segment: Segment,
+        began: float,
+        after: float,
+        outcome: Outcome,
+        step: int,
+        failure: Failure | None = None,
+        why: str = "",
     ) -> Ended:
-        used = Cost(
-            device_seconds=after * segment.slot.devices,
-            dollars=after * segment.slot.devices * segment.slot.dollars_per_hour / 3600,
-            evaluations=1.0 if segment.number == 0 else 0.0,
-        )
-        began = self._running[segment.trial].began if segment.trial in self._running else self._now
+        used = _cost(segment.slot, after, is_first=segment.number == 0)
         return Ended(segment.trial, segment.number, outcome, used, began + after, step, failure, why)
+
+
+def _cost(slot: Slot, seconds: float, *, is_first: bool) -> Cost:
+    device_seconds = seconds * slot.devices
+    return Cost(device_seconds, device_seconds * slot.dollars_per_hour / 3600, 1.0 if is_first else 0.0)
