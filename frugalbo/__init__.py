@@ -17,11 +17,12 @@ _WHERE = {
     "frugalbo.budget.stated": ("CostPrior",),
     "frugalbo.constraint": ("OutcomeConstraint",),
     "frugalbo.errors": (
-        "BudgetError", "ExecutorError", "FrugalError", "FrugalWarning", "LeaseError", "ProblemError", "SpaceError",
-        "StorageError", "StudyError",
+        "BudgetError", "ExecutorError", "FrugalError", "FrugalWarning", "LeaseError", "PoolError", "ProblemError",
+        "SpaceError", "StorageError", "StudyError",
     ),
     "frugalbo.executors.simulated": ("Curve", "Hazards", "SimulatedExecutor"),
     "frugalbo.job": ("DivergedError", "JobContext"),
+    "frugalbo.pool": ("Pool",),
     "frugalbo.problem": ("Fidelity", "Maximize", "Minimize", "Problem", "command_problem", "load_problem"),
     "frugalbo.report": ("Report",),
     "frugalbo.slot": ("Slot",),
@@ -44,6 +45,7 @@ if TYPE_CHECKING:
         FrugalError,
         FrugalWarning,
         LeaseError,
+        PoolError,
         ProblemError,
         SpaceError,
         StorageError,
@@ -51,6 +53,7 @@ if TYPE_CHECKING:
     )
     from frugalbo.executors.simulated import Curve, Hazards, SimulatedExecutor
     from frugalbo.job import DivergedError, JobContext
+    from frugalbo.pool import Pool
     from frugalbo.problem import Fidelity, Maximize, Minimize, Problem, command_problem, load_problem
     from frugalbo.report import Report
     from frugalbo.slot import Slot

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import math
 import tempfile
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -19,8 +19,9 @@ from frugalbo.budget.cost import cost_model
 from frugalbo.budget.ledger import Ledger
 from frugalbo.budget.stated import StatedCost
 from frugalbo.budget.worth import MinGain
-from frugalbo.errors import BudgetError, ProblemError
+from frugalbo.errors import BudgetError, PoolError, ProblemError
 from frugalbo.executors.base import Executor
+from frugalbo.pool import Pool, budgets_of, read_pools
 from frugalbo.problem import IN_MEMORY, Problem, load_problem
 from frugalbo.propose import LIGHT, Proposer, make_proposer, preload
 from frugalbo.report import Report
@@ -45,6 +46,7 @@ class Settings:
         dollars_per_hour: The price of one device.
         trial_cap_s: The most seconds that any segment may take.
         min_gain: As for `tune`.
+        pools: In the place of `devices` and their price.
     """
 
     method: str = "auto"
@@ -52,8 +54,13 @@ class Settings:
     dollars_per_hour: float = 0.0
     trial_cap_s: float | None = None
     min_gain: str | None = None
+    pools: tuple[Pool, ...] | None = None
 
     def __post_init__(self) -> None:
+        if self.pools is not None:
+            object.__setattr__(self, "pools", read_pools(self.pools))
+            if self.devices is not None or self.dollars_per_hour:
+                raise PoolError("expected either pools or devices with a price, got both")
         if not 0 <= self.dollars_per_hour < math.inf:
             raise BudgetError(f"a price per device-hour must be at least 0, got {self.dollars_per_hour!r}")
         if self.trial_cap_s is not None and not 0 < self.trial_cap_s < math.inf:
@@ -70,9 +77,15 @@ class Settings:
         price = None if self.min_gain is None else MinGain.of(self.min_gain)
         return make_proposer(self.method, problem, seed=seed, min_gain=price)
 
+    @property
+    def is_priced(self) -> bool:
+        """Whether any device costs money."""
+        return any(pool.dollars_per_hour for pool in self.pools or ()) or self.dollars_per_hour > 0
+
     def to_json(self) -> dict[str, Any]:
         """As plain JSON types, for `Settings(**record)`."""
-        return {name: getattr(self, name) for name in self.__slots__}
+        record = {name: getattr(self, name) for name in self.__slots__}
+        return {**record, "pools": None if self.pools is None else [pool.to_json() for pool in self.pools]}
 
 
 @dataclass(slots=True)
@@ -99,6 +112,7 @@ def tune(
     method: str = "auto",
     devices: str | None = None,
     dollars_per_hour: float = 0.0,
+    pools: Sequence[Pool | Mapping[str, Any]] | str | Path | None = None,
     trial_cap: str | float | None = None,
     min_gain: str | None = None,
     cost: StatedCost | None = None,
@@ -116,6 +130,8 @@ def tune(
         method: How configurations are chosen: `"auto"`, `"pbgi"`, `"kg"` ... `"random"`; see `frugalbo.propose`.
         devices: Such as `"cuda:0,1"` or `"cpu:2x4"`; all that are found by default.
         dollars_per_hour: The price of one device, for a budget of money.
+        pools: Devices of several prices and speeds, perhaps with budgets of their own, in the place of
+            `devices`: `Pool`s, or a file of TOML; see `frugalbo.pool`.
         trial_cap: The most time for one trial, such as `"30s"`.
         min_gain: What must be expected to be gained for the run to go on, such as `"0.001 per 60s"`: as soon as
             no configuration is expected to improve the objective by 0.001 for each 60 device-seconds that
@@ -129,16 +145,13 @@ def tune(
         FrugalError: If the problem, the budget or the devices do not make sense.
     """
     problem = _stating(problem, cost)
-    settings = Settings(method, devices, dollars_per_hour, seconds(trial_cap), min_gain)
+    read = None if pools is None else read_pools(pools)
+    settings = Settings(method, devices, dollars_per_hour, seconds(trial_cap), min_gain, read)
     amount = Budget.of(budget)
-    if amount.dollars is not None and not dollars_per_hour and executor is None:
+    is_free = not settings.is_priced and executor is None
+    if amount.dollars is not None and is_free:
         raise BudgetError("a budget of money needs the price of a device: expected dollars_per_hour above 0, got 0")
-    if (
-        min_gain is not None
-        and MinGain.of(min_gain).resource == "dollars"
-        and not dollars_per_hour
-        and executor is None
-    ):
+    if min_gain is not None and MinGain.of(min_gain).resource == "dollars" and is_free:
         raise BudgetError("a gain per USD needs the price of a device: expected dollars_per_hour above 0, got 0")
     executor = executor or _local_executor(problem, settings)  # refuses impossible devices before anything is written
     with ExitStack() as stack:
@@ -153,6 +166,7 @@ def resume(
     problem: Problem | None = None,
     budget: Budget | str | float | Mapping[str, Any] | None = None,
     min_gain: str | None = None,
+    pools: Sequence[Pool | Mapping[str, Any]] | str | Path | None = None,
     executor: Executor | None = None,
     observe: Observer | None = None,
 ) -> Report:
@@ -164,11 +178,12 @@ def resume(
         problem: Needed if its job is a function that only lived in memory.
         budget: A new budget for the whole run, including what is already spent.
         min_gain: A new one, as for `tune`; `"none"` to spend all of the budget.
+        pools: New ones, such as with larger budgets; of a pool that keeps its name, what was spent there counts.
         executor: As for `tune`.
         observe: As for `tune`.
     """
     with ExitStack() as stack:
-        handle = _stored(stack, run, storage, problem, budget, min_gain)
+        handle = _stored(stack, run, storage, problem, budget, min_gain, pools)
         return _run(handle, executor or _local_executor(handle.problem, handle.settings), observe)
 
 
@@ -269,6 +284,7 @@ def _stored(
     problem: Problem | None,
     budget: Budget | str | float | Mapping[str, Any] | None,
     min_gain: str | None,
+    pools: Sequence[Pool | Mapping[str, Any]] | str | Path | None = None,
 ) -> Handle:
     store = stack.enter_context(Store(storage))
     record = store.run(run)
@@ -292,6 +308,9 @@ def _stored(
         spec["budget"] = Budget.of(budget).to_json()
     if min_gain is not None:
         spec["settings"] = {**spec["settings"], "min_gain": None if min_gain == "none" else min_gain}
+    if pools is not None:
+        changed = {"pools": [pool.to_json() for pool in read_pools(pools)], "devices": None, "dollars_per_hour": 0.0}
+        spec["settings"] = {**spec["settings"], **changed}
     settings = Settings(**spec["settings"])
     settings.proposer(problem, spec["seed"])  # refuses a price that makes no sense before anything is written
     events = [event for _, event in store.read(record.id)]
@@ -317,8 +336,9 @@ def stored_problem(record: RunRecord) -> Problem:
 def _open(handle: Handle) -> OpenStudy:
     proposer = handle.settings.proposer(handle.problem, handle.seed)
     study = OpenStudy(
-        handle.problem, handle.budget, lease=handle.lease, proposer=proposer, wall_before=handle.wall_before
-    )
+        handle.problem, handle.budget, lease=handle.lease, proposer=proposer, wall_before=handle.wall_before,
+        pools=budgets_of(handle.settings.pools),
+    )  # fmt: skip
     try:
         study.replay(handle.events)
     except BudgetError as error:
@@ -329,9 +349,11 @@ def _open(handle: Handle) -> OpenStudy:
 
 
 def _local_executor(problem: Problem, settings: Settings) -> Executor:
-    from frugalbo.executors.devices import local_slots
+    from frugalbo.executors.devices import local_slots, pool_slots
     from frugalbo.executors.local import LocalExecutor
 
+    if settings.pools is not None:
+        return LocalExecutor(problem, pool_slots(settings.pools))
     return LocalExecutor(problem, local_slots(settings.devices, dollars_per_hour=settings.dollars_per_hour))
 
 
@@ -365,7 +387,8 @@ def folder_of(storage: str | Path, run_id: str) -> Path:
 def read_study(store: Store, run_id: str) -> Study:
     """A stored run as it stands, to look at."""
     record = store.run(run_id)
-    ledger = Ledger(Budget.of(record.spec["budget"]))
+    pools = Settings(**record.spec.get("settings", {})).pools
+    ledger = Ledger(Budget.of(record.spec["budget"]), budgets_of(pools))
     study = Study(stored_problem(record), ledger).replay(event for _, event in store.read(run_id))
     ledger.pass_time(store.wall_seconds(run_id))
     return study

@@ -81,6 +81,7 @@ def _parser() -> argparse.ArgumentParser:
     tune.add_argument("--set", action="append", default=[], metavar="NAME=VALUE", help="a setting of the problem")
     tune.add_argument("--devices", help="such as cuda, cuda:0,1, cpu:2, cpu:2x4; all that are found by default")
     tune.add_argument("--price", type=float, default=0.0, metavar="USD", help="price of a device-hour")
+    tune.add_argument("--pools", metavar="FILE", help="devices of several prices and speeds, in a file of TOML")
     tune.add_argument("--trial-cap", metavar="TIME", help="the most time that one trial may take")
     tune.add_argument(
         "--cost", metavar="TEXT",
@@ -112,6 +113,7 @@ def _parser() -> argparse.ArgumentParser:
     resume = commands.add_parser("resume", parents=[which, view, out], help="go on with a run")
     resume.add_argument("--budget", help="a new budget for the whole run, what is spent included")
     resume.add_argument("--min-gain", metavar="GAIN", help="a new one; none to spend all of the budget")
+    resume.add_argument("--pools", metavar="FILE", help="new pools, such as with larger budgets")
     resume.set_defaults(call=_resume)
 
     for name, call, help_ in (
@@ -149,6 +151,7 @@ def _tune(args: argparse.Namespace) -> int:
             method=args.method,
             devices=args.devices,
             dollars_per_hour=args.price,
+            pools=args.pools,
             trial_cap=args.trial_cap,
             min_gain=args.min_gain,
             cost=args.cost,
@@ -162,7 +165,14 @@ def _resume(args: argparse.Namespace) -> int:
     from frugalbo.api import resume
 
     with _view(args) as view:
-        report = resume(args.run, storage=_existing(args), budget=args.budget, min_gain=args.min_gain, observe=view)
+        report = resume(
+            args.run,
+            storage=_existing(args),
+            budget=args.budget,
+            min_gain=args.min_gain,
+            pools=args.pools,
+            observe=view,
+        )
     return _finish(report, args)
 
 

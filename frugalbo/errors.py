@@ -17,6 +17,10 @@ class BudgetError(FrugalError, ValueError):
     """An amount that cannot be read, held or paid."""
 
 
+class PoolError(FrugalError, ValueError):
+    """A pool of devices that cannot be."""
+
+
 class ProblemError(FrugalError, ValueError):
     """A problem that cannot be found or does not fit together."""
 

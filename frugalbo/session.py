@@ -31,6 +31,7 @@ class OpenStudy(Study):
         lease: The right to write to a stored run; None keeps the study in memory.
         proposer: Where `ask` gets its configurations from.
         wall_before: Seconds that earlier sessions of the run lived.
+        pools: The budgets of pools of devices that have one.
     """
 
     ledger: Ledger
@@ -43,9 +44,10 @@ class OpenStudy(Study):
         lease: Lease | None = None,
         proposer: Proposer | None = None,
         wall_before: float = 0.0,
+        pools: Mapping[str, Budget] | None = None,
         clock: Callable[[], float] = time.time,
     ) -> None:
-        super().__init__(problem, Ledger(budget))
+        super().__init__(problem, Ledger(budget, pools))
         self.proposer = proposer
         self._lease = lease
         self._clock = clock

@@ -22,7 +22,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 
-from frugalbo.errors import ExecutorError
+from frugalbo.errors import ExecutorError, PoolError
+from frugalbo.pool import Pool
 from frugalbo.slot import Slot
 
 _EXPECTED = "expected slots such as 'cuda', 'cuda:0,1', 'cuda:0*2', 'cpu', 'cpu:2' or 'cpu:2x4'"
@@ -54,6 +55,37 @@ def local_slots(spec: str | None = None, *, dollars_per_hour: float = 0.0) -> li
         raise ExecutorError(f"expected each GPU once, or shared by 'cuda:0*2', got {twice[0]!r} twice in {text!r}")
     assign_cores(slots)
     return [replace(slot, dollars_per_hour=dollars_per_hour) for slot in slots]
+
+
+def pool_slots(pools: Sequence[Pool]) -> list[Slot]:
+    """The slots of this machine that make up `pools`.
+
+    Raises:
+        PoolError: If the devices of one are a number.
+        ExecutorError: If the machine does not have them, or a GPU is in two pools.
+    """
+    slots: list[Slot] = []
+    owner: dict[int, str] = {}
+    for pool in pools:
+        if not isinstance(pool.devices, str):
+            expected = "expected devices of this machine, such as 'cpu:2' or 'cuda:0,1'"
+            raise PoolError(f"pool {pool.name!r}: {expected}, got {pool.devices!r}")
+        own = local_slots(pool.devices)
+        for index in {slot.index for slot in own if slot.kind == "cuda"}:
+            if (other := owner.setdefault(index, pool.name)) != pool.name:
+                raise ExecutorError(f"expected each GPU in one pool, got cuda:{index} in {other!r} and {pool.name!r}")
+        slots += [pool.holding(slot) for slot in own]
+    assign_cores(slots)
+    return slots
+
+
+def simulated_slots(pools: Sequence[Pool]) -> list[Slot]:
+    """As many slots as `pools` have devices, on no machine.
+
+    Raises:
+        PoolError: If the devices of one are a text that does not say how many.
+    """
+    return [pool.holding(Slot(str(index), "cpu", index)) for pool in pools for index in range(_count(pool))]
 
 
 def usable_cores() -> list[int]:
@@ -96,6 +128,23 @@ def visible_devices(environ: Mapping[str, str] = os.environ) -> list[str]:
             break  # as CUDA does: what follows the first unknown one is not seen
         visible.append(name)
     return visible
+
+
+def _count(pool: Pool) -> int:
+    """How many slots a pool has, without a look at this machine."""
+    if not isinstance(pool.devices, str):
+        return pool.devices
+    total = 0
+    for part in pool.devices.replace(" ", "").lower().split("+"):
+        if (match := _CUDA.fullmatch(part)) and match["which"]:
+            total += sum(int(entry.partition("*")[2] or 1) for entry in match["which"].split(","))
+        elif (match := _CPU.fullmatch(part)) and match["slots"]:
+            total += int(match["slots"])
+        else:
+            raise PoolError(f"pool {pool.name!r}: expected how many devices to simulate, got {pool.devices!r}")
+    if not total:
+        raise PoolError(f"pool {pool.name!r}: expected at least one device, got {pool.devices!r}")
+    return total
 
 
 def _cuda_slots(which: str | None, text: str) -> list[Slot]:
