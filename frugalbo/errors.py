@@ -33,6 +33,10 @@ class ModelError(FrugalError, ValueError):
     """Observations that a surrogate cannot be fitted to, or a question it has no answer for."""
 
 
+class BanditError(FrugalError, ValueError):
+    """An arm, reward, cost or state that a bandit cannot be told, or a choice that is over."""
+
+
 class MissingExtra(FrugalError, ImportError):
     """Something that needs a package which is not installed; the message names it."""
 

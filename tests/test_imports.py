@@ -13,7 +13,7 @@ ROOT = Path(__file__).parents[1] / "frugalbo"
 # never from a neighbour in its layer. An entry covers everything below its name; the longest counts.
 LAYERS = [
     ["errors", "slot"],
-    ["expression", "parameter", "constraint"],
+    ["expression", "parameter", "constraint", "bandits"],
     ["contradiction"],
     ["space"],
     ["budget.amounts"],
