@@ -269,17 +269,17 @@ class _Luck:
     What failed before does not count: a user who mends the job resumes the run.
     """
 
-    done: int = 0  # trials that are over for good
+    done: int = 0  # segments that ended by themselves or as decided
     failed: list[Ended] = field(default_factory=list)  # the last of them, in a row
 
     def note(self, event: Ended) -> None:
-        """Count an end; a paused trial is not over."""
+        """Count an end: a trial that paused at its rung went well; one that was interrupted tells nothing."""
+        if event.outcome == Outcome.INTERRUPTED:
+            return
         if event.outcome == Outcome.FAILED:
             self.failed.append(event)
-        elif event.outcome in (Outcome.COMPLETED, Outcome.STOPPED):
-            self.failed.clear()
         else:
-            return
+            self.failed.clear()
         self.done += 1
 
     def reason(self) -> str | None:

@@ -180,6 +180,7 @@ _AFTER = {
     Outcome.STOPPED: Status.STOPPED,
     Outcome.FAILED: Status.FAILED,
 }
+_ARRIVED = (Outcome.COMPLETED, Outcome.PAUSED)
 
 
 @dataclass(slots=True)
@@ -352,22 +353,35 @@ class Study:
         value = trial.reports.get(self.problem.steps if at is None else at, {}).get(metric)
         return value if value is not None and math.isfinite(value) else None
 
-    def violations(self, trial: Trial) -> dict[str, float]:
+    def value_by(self, trial: Trial, step: int) -> float | None:
+        """The objective in the last report at or before `step`, of a trial that got there, if it is finite.
+
+        A trial got there if it reported that step or a later one, or if a segment that was granted it has ended as
+        it should: a job need not report at the very steps at which trials are compared.
+        """
+        ended = zip(trial.starts, trial.ends, strict=False)
+        if trial.last_step < step and not any(s.until >= step and e.outcome in _ARRIVED for s, e in ended):
+            return None
+        metric = self.problem.objective.metric
+        value = next((m[metric] for at, m in reversed(trial.reports.items()) if at <= step and metric in m), math.nan)
+        return value if math.isfinite(value) else None
+
+    def violations(self, trial: Trial, *, at: int | None = None) -> dict[str, float]:
         """The outcome constraints that `trial` does not meet, and by how much, in the metric's units.
 
-        As measured, in the report of the objective's value. A metric that was not reported there, or is
-        not finite, is beyond its bound by infinity.
+        As measured, in the report of the objective's value (or of step `at`). A metric that was not reported
+        there, or is not finite, is beyond its bound by infinity.
         """
-        excess = {str(c): c.excess(self.measured(trial, c.metric)) for c in self.problem.bounds}
+        excess = {str(c): c.excess(self.measured(trial, c.metric, at=at)) for c in self.problem.bounds}
         return {text: by for text, by in excess.items() if by > 0}
 
-    def violation(self, trial: Trial) -> float:
+    def violation(self, trial: Trial, *, at: int | None = None) -> float:
         """How far `trial` is from meeting all outcome constraints: 0 where it does.
 
         The sum over constraints of what is beyond the bound, as a share of the bound's size (as it is,
         for a bound of 0).
         """
-        return math.fsum(c.share(self.measured(trial, c.metric)) for c in self.problem.bounds)
+        return math.fsum(c.share(self.measured(trial, c.metric, at=at)) for c in self.problem.bounds)
 
     def is_feasible(self, trial: Trial) -> bool:
         """Whether `trial` has a value and meets all outcome constraints, as measured."""
@@ -376,14 +390,37 @@ class Study:
     def best(self) -> Trial | None:
         """The trial with the best objective at the full number of steps; the earliest of equals.
 
+        While none was run so far, the best of those that got to `compared_at`, which is shorter then.
+
         Only those count that meet the outcome constraints; while none does, the one that violates them
         least (`violation`) is the best, which `is_feasible` tells.
         """
         known = [(trial, value) for trial in self.trials.values() if (value := self.value(trial)) is not None]
+        at = None
+        if not known and (step := self.compared_at()) is not None:
+            known = [(t, value) for t in self.trials.values() if (value := self.value_by(t, step)) is not None]
+            at = step
         if not known:
             return None
         to_loss = self.problem.objective.to_loss
-        return min(known, key=lambda tv: (self.violation(tv[0]), to_loss(tv[1]), tv[0].number))[0]
+        return min(known, key=lambda tv: (self.violation(tv[0], at=at), to_loss(tv[1]), tv[0].number))[0]
+
+    def compared_at(self) -> int | None:
+        """The step at which `best` compares trials: the full number of steps, if any trial has a value there.
+
+        Otherwise the last step up to which any segment was granted that ended there with a value, and None where
+        no such segment has: what a segment reports on its way to a later step is not compared, as no other
+        trial need have been stopped there.
+        """
+        if any(self.value(trial) is not None for trial in self.trials.values()):
+            return self.problem.steps
+        ends = {
+            started.until
+            for trial in self.trials.values()
+            for started, ended in zip(trial.starts, trial.ends, strict=False)
+            if ended.outcome in _ARRIVED and self.value_by(trial, started.until) is not None
+        }
+        return max(ends, default=None)
 
     def explain(self, trial: Trial | int) -> str:
         """Why a trial's configuration was chosen, and what came of it, in sentences.

@@ -1,1 +1,44 @@
-"""What happens next: start a configuration, resume a paused one, stop a running one."""
+"""What happens next: start a configuration, resume a paused one, stop a running one.
+
+| scheduler | what it does |
+|---|---|
+| `auto` | `fixed` |
+| `fixed` | every trial to its full number of steps |
+| `sh` | successive halving, one bracket after the other |
+| `hyperband` | all of Hyperband's brackets, round after round |
+| `asha` | asynchronous successive halving: pauses every trial at each rung, and sends the best on |
+"""
+
+from __future__ import annotations
+
+from frugalbo.budget.cost import CostModel
+from frugalbo.propose.base import Proposer
+from frugalbo.scheduler.asha import AshaScheduler
+from frugalbo.scheduler.base import Scheduler
+from frugalbo.scheduler.fixed import FixedScheduler
+from frugalbo.scheduler.hyperband import HyperbandScheduler, SuccessiveHalvingScheduler
+from frugalbo.scheduler.rungs import SchedulerError
+
+__all__ = ["SCHEDULERS", "Scheduler", "SchedulerError", "make_scheduler"]
+
+_BY_NAME: dict[str, type[FixedScheduler]] = {
+    "auto": FixedScheduler,
+    "fixed": FixedScheduler,
+    "sh": SuccessiveHalvingScheduler,
+    "hyperband": HyperbandScheduler,
+    "asha": AshaScheduler,
+}
+SCHEDULERS = tuple(_BY_NAME)
+
+
+def make_scheduler(
+    name: str, proposer: Proposer, cost_model: CostModel | None = None, *, trial_cap_s: float | None = None
+) -> Scheduler:
+    """The scheduler of that name, with its published settings.
+
+    Raises:
+        SchedulerError: If there is none, and says which there are.
+    """
+    if name not in _BY_NAME:
+        raise SchedulerError(f"unknown scheduler {name!r}; expected one of {', '.join(SCHEDULERS)}")
+    return _BY_NAME[name](proposer, cost_model, trial_cap_s=trial_cap_s)

@@ -1,0 +1,157 @@
+"""What the decisions of one moment may still spend, and what the proposer has for them.
+
+Each decision is quoted by the rule of `frugalbo.budget.afford`, by which the run loop quotes too, and
+what it would hold is set aside before the next: so what is decided together can be paid together.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import replace
+
+from frugalbo.budget.afford import Refusal, quote
+from frugalbo.budget.amounts import Cost
+from frugalbo.budget.cost import CostModel, CostPrediction, Predictor, predictor
+from frugalbo.budget.ledger import Balance
+from frugalbo.propose.base import Proposer, Suggestion
+from frugalbo.scheduler.base import Decision, Finish, Resume, Start
+from frugalbo.slot import Slot
+from frugalbo.space import Params
+from frugalbo.study import Study, Trial
+
+# How many more configurations are looked at, in turn, before none is taken for affordable.
+_MORE = (8, 64)
+
+
+class Purse:
+    """What the decisions so far leave free: of the slots, and of the balance.
+
+    Args:
+        cost_model: What the run loop quotes by; without one, nothing is refused.
+        trial_cap_s: As the run loop's, if it has one.
+
+    Attributes:
+        decisions: Those that can be paid for, in their order.
+        waiting: The slots that no decision took yet.
+        hopeless: Whether nothing more can be paid for, whatever it is.
+    """
+
+    def __init__(
+        self,
+        study: Study,
+        balance: Balance,
+        slots: Sequence[Slot],
+        cost_model: CostModel | None,
+        trial_cap_s: float | None = None,
+    ) -> None:
+        self.balance = balance
+        self.waiting = list(slots)
+        self.decisions: list[Decision] = []
+        self.hopeless = False
+        self._refused: list[tuple[float, Decision]] = []  # with what each would cost
+        self._predict: Predictor = (lambda *_: None) if cost_model is None else predictor(cost_model, study)
+        self._quotes = cost_model is not None
+        self._trial_cap_s = trial_cap_s
+
+    @property
+    def is_open(self) -> bool:
+        """Whether there is a slot left, and perhaps something to pay with."""
+        return bool(self.waiting) and not self.hopeless
+
+    def start(self, suggestion: Suggestion, until: int, planned: int) -> bool:
+        """Start a suggestion on the first slot where that is affordable."""
+        predicted = self._predict(suggestion.params, 0, until) if self.waiting else None
+        return self._place(
+            lambda slot: Start(slot, suggestion.params, until, planned, suggestion.why), predicted, first=True
+        )
+
+    def resume(self, trial: Trial, until: int) -> bool:
+        """Let a trial go on, on the first slot where that is affordable."""
+        predicted = self._predict(trial.params, trial.checkpoint, until) if self.waiting else None
+        return self._place(lambda slot: Resume(slot, trial.number, until), predicted, first=False)
+
+    def closed(self) -> list[Decision]:
+        """The decisions; and where a slot is left because all was too dear, the cheapest of that.
+
+        The run loop will refuse it and can say why the run ends.
+        """
+        if self.waiting and self._refused:
+            self.decisions.append(min(self._refused, key=lambda refused: refused[0])[1])
+        return self.decisions
+
+    def _place(
+        self, decide: Callable[[Slot], Start | Resume], predicted: CostPrediction | None, *, first: bool
+    ) -> bool:
+        looked_at: set[tuple[object, ...]] = set()
+        for slot in self.waiting:
+            # Of slots that cost the same, one stands for all.
+            if (kind := (slot.pool, slot.devices, slot.dollars_per_hour, slot.speed)) in looked_at:
+                continue
+            looked_at.add(kind)
+            if self._take(decide(slot), predicted, first=first):
+                return True
+        return False
+
+    def _take(self, decision: Start | Resume, predicted: CostPrediction | None, *, first: bool) -> bool:
+        """Decide so if that is affordable."""
+        if self._quotes:
+            found = quote(
+                self.balance,
+                decision.slot,
+                predicted,
+                first=first,
+                sharers=len(self.waiting),
+                trial_cap_s=self._trial_cap_s,
+            )
+            if isinstance(found, Refusal):
+                self._refused.append((predicted.median_s if predicted else 0.0, decision))
+                self.hopeless |= found.hopeless
+                return False
+            self.balance = _after(self.balance, found.held)
+        self.waiting.remove(decision.slot)
+        self.decisions.append(decision)
+        return True
+
+
+def start_suggestions(purse: Purse, proposer: Proposer, study: Study, start: Callable[[Suggestion], bool]) -> bool:
+    """Start what the proposer suggests until no slot is left, passing over what is too dear.
+
+    What the proposer does not hold worth its price is not started, nor is anything after it. `start` does
+    it, by way of the purse, and says whether it could. Returns whether a slot is left because the proposer has
+    nothing more: the space is exhausted.
+    """
+    passed_over = 0
+    for suggestion in _suggestions(proposer, study, len(purse.waiting)):
+        if suggestion.not_worth:
+            purse.decisions.append(Finish(suggestion.not_worth))
+            return False
+        why = {**suggestion.why, "passed_over": passed_over} if passed_over else suggestion.why
+        passed_over += not start(Suggestion(suggestion.params, why))
+        if not purse.is_open:
+            return False
+    return bool(purse.waiting) and not passed_over
+
+
+def _suggestions(proposer: Proposer, study: Study, n: int) -> Iterator[Suggestion]:
+    """The proposer's next `n`, then more of them as long as they are wanted, each once.
+
+    Asked for more, a proposer that goes one after the other begins with the same; one that chooses
+    batches as a whole may not.
+    """
+    seen: list[Params] = []
+    for more in (0, *_MORE) if n else ():
+        found = proposer.propose(study, n + more)
+        fresh = [suggestion for suggestion in found if suggestion.params not in seen]
+        yield from fresh
+        if len(found) < n + more:
+            return
+        seen += [suggestion.params for suggestion in fresh]
+
+
+def _after(balance: Balance, held: Cost) -> Balance:
+    """The balance with `held` set aside as well; wall time passes and is never held."""
+    accounts = dict(balance.accounts)
+    for name, amount in held.items():
+        if name != "wall_seconds":
+            accounts[name] = replace(accounts[name], held=accounts[name].held + amount)
+    return Balance(accounts)
