@@ -1,0 +1,102 @@
+"""Recorded curves are read right, and their races are paid and judged right."""
+
+import math
+
+import numpy as np
+import pytest
+
+from benchmarks import curve_tables, race_curves
+from benchmarks.curve_tables import CurveTable, Pool
+from frugalbo.errors import ProblemError
+from frugalbo.problem import Fidelity, Maximize, Problem
+from frugalbo.space import Choice, Space
+from frugalbo.study import Study
+
+recorded = pytest.mark.skipif(not curve_tables.is_there(), reason="the recorded curves are not there")
+
+# Accuracies of five runs over three steps: one diverges at its second, one crashes after its first.
+ACCURACY = np.array([[0.1, 0.5, 0.9], [0.3, 0.4, 0.5], [0.2, np.nan, np.nan], [0.4, 0.2, 0.1], [0.6, np.nan, np.nan]])
+
+
+@pytest.fixture
+def table():
+    problem = Problem(
+        "tiny",
+        Space({"arm": Choice(list("abcde"))}),
+        "m:f",
+        Maximize("accuracy"),
+        Fidelity("steps", 1, 3),
+        cost=lambda params, start, until: 2.0 * (until - start),
+    )
+    return CurveTable(
+        name="made/tiny",
+        problem=problem,
+        configurations=tuple({"arm": name} for name in "abcde"),
+        losses=-ACCURACY,
+        seconds=np.tile([2.0, 4.0, 6.0], (5, 1)),
+        lengths=np.array([3, 3, 3, 3, 1]),
+        step_s=2.0,
+    )
+
+
+def test_regret_is_that_of_the_end_whatever_the_beginning_promised(table):
+    # The ends are .9, .5, nothing, .1, nothing: as losses -.9, -.5, inf, -.1, inf, whose median is -.1.
+    assert [table.regret({"arm": name}) for name in "abcde"] == pytest.approx([0, 0.5, 1, 1, 1])
+    assert table.regret(None) == 1
+    assert table.full_cost_s == 6
+
+
+def test_a_trial_reports_the_recorded_run(table):
+    curve = table.simulate({"arm": "a"}, 3, 0)
+    assert list(curve.steps) == [1, 2, 3]
+    assert list(curve.seconds) == [2, 4, 6]
+    assert [m["accuracy"] for m in curve.metrics] == [0.1, 0.5, 0.9]
+    assert math.isnan(table.simulate({"arm": "c"}, 3, 0).metrics[1]["accuracy"])
+    assert table.simulate({"arm": "e"}, 3, 0).failure == "error"
+
+
+def test_the_pool_proposes_each_configuration_once_in_an_order_of_its_seed(table):
+    study = Study(table.problem)
+    orders = {tuple(s.params["arm"] for s in Pool(table, seed).propose(study, 9)) for seed in range(20)}
+    assert all(sorted(order) == list("abcde") for order in orders)
+    assert len(orders) > 10
+
+
+@pytest.mark.parametrize("scheduler", sorted(race_curves.OURS.values()))
+def test_a_race_spends_what_it_has_and_answers_with_the_best_that_it_saw(table, scheduler):
+    study = race_curves.run_ours(table, scheduler, 100.0, workers=2, seed=0)
+    assert len(study.trials) == 5
+    assert study.best().params == {"arm": "a"}
+    study = race_curves.run_ours(table, scheduler, 9.0, workers=2, seed=0)
+    assert study.balance()["device_seconds"].spent <= 9
+
+
+def test_a_table_that_is_not_there_is_refused():
+    with pytest.raises(ProblemError, match="no table 'taskset/nothing'"):
+        curve_tables.load("taskset/nothing")
+
+
+@recorded
+@pytest.mark.parametrize(("name", "n", "steps"), [(curve_tables.names()[0], 1000, 51), ("algoperf/wmt", 65, 58)])
+def test_a_recorded_table_has_its_size_and_a_best_of_regret_zero(name, n, steps):
+    table = curve_tables.load(name)
+    assert table.losses.shape == (n, steps)
+    assert min(table.regret(params) for params in table.configurations) == 0
+    assert all(table.problem.space.check(params) is None for params in table.configurations)
+    assert (np.diff(table.seconds, axis=1)[table.lengths == steps] > 0).all()
+
+
+@recorded
+def test_only_what_reached_its_target_or_the_end_counts_as_a_full_run():
+    table = curve_tables.load("algoperf/imagenet_resnet", seed=2)
+    full = table.lengths == table.steps
+    assert 0 < full.sum() < len(full)
+    assert np.isfinite(table.losses[full, -1]).all()
+
+
+@recorded
+def test_other_seeds_see_other_studies_of_a_workload():
+    first, second = (curve_tables.load("algoperf/ogbg", seed) for seed in (0, 1))
+    assert first.configurations == second.configurations
+    assert not np.array_equal(first.finals, second.finals)
+    assert curve_tables.load("algoperf/ogbg", 5) is first
