@@ -7,10 +7,8 @@ what it would hold is set aside before the next: so what is decided together can
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import replace
 
 from frugalbo.budget.afford import Refusal, quote
-from frugalbo.budget.amounts import Cost
 from frugalbo.budget.cost import CostModel, CostPrediction, Predictor, predictor
 from frugalbo.budget.ledger import Balance
 from frugalbo.propose.base import Proposer, Suggestion
@@ -105,9 +103,10 @@ class Purse:
             )
             if isinstance(found, Refusal):
                 self._refused.append((predicted.median_s if predicted else 0.0, decision))
-                self.hopeless |= found.hopeless
+                # Nothing left in one pool says nothing of the others.
+                self.hopeless |= found.hopeless and all(slot.pool == decision.slot.pool for slot in self.waiting)
                 return False
-            self.balance = _after(self.balance, found.held)
+            self.balance = self.balance.less(found.held, decision.slot.pool)
         self.waiting.remove(decision.slot)
         self.decisions.append(decision)
         return True
@@ -146,12 +145,3 @@ def _suggestions(proposer: Proposer, study: Study, n: int) -> Iterator[Suggestio
         if len(found) < n + more:
             return
         seen += [suggestion.params for suggestion in fresh]
-
-
-def _after(balance: Balance, held: Cost) -> Balance:
-    """The balance with `held` set aside as well; wall time passes and is never held."""
-    accounts = dict(balance.accounts)
-    for name, amount in held.items():
-        if name != "wall_seconds":
-            accounts[name] = replace(accounts[name], held=accounts[name].held + amount)
-    return Balance(accounts)
