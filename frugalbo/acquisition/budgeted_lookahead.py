@@ -46,13 +46,12 @@ from frugalbo.acquisition.chances import Chance, log_chances
 from frugalbo.acquisition.hard_budget import HardBudget
 from frugalbo.acquisition.log_cost import JointLogCost
 from frugalbo.budget.cost import FittedCost
-from frugalbo.models.objective import ObjectiveGP
+from frugalbo.models.objective import LEAST_VARIANCE, ObjectiveGP
 
 DEEPEST = 2
 _NODES = {1: ((12, 4),), 2: ((5, 2), (3, 2))}  # of outcome and cost for each step, by depth
 _BLOCK = 64  # points at once
 _EXPANDED = 4  # trials of the second step whose own future is looked at
-_LEAST_VARIANCE = 1e-10
 _LEAST_COST_VARIANCE = 1e-8
 _TINY = 1e-300
 _CANDIDATES = 40
@@ -102,11 +101,8 @@ class BudgetedLookahead(AcquisitionFunction):
         self.hard_budget, self.chances = hard_budget, tuple(chances)
         self.A = A
         with torch.no_grad():
-            L, a = model.factor()
-            K = model.covar_module.forward(A, model.train_inputs[0])  # m x n
-            self._half_A = torch.linalg.solve_triangular(L, K.T, upper=False)  # n x m
-            self._mean_A = model.level + K @ a  # m
-            self._K_A = model.covar_module.forward(A, A) - self._half_A.T @ self._half_A  # m x m
+            self._at_A = model.marginals(A)
+            self._K_A = model.covariance(self._at_A, self._at_A)  # m x m
             self._success_A = log_chances(self.chances, A.unsqueeze(-2)).exp()
 
     @t_batch_mode_transform(expected_q=1)  # type: ignore[arg-type]
@@ -119,20 +115,14 @@ class BudgetedLookahead(AcquisitionFunction):
     def _log_value(self, x: Tensor) -> Tensor:
         """Without the chance of success; x is b x d, the result b."""
         model: ObjectiveGP = self.model  # type: ignore[assignment]
-        L, a = model.factor()
-        k = model.covar_module.forward(x, model.train_inputs[0])  # b x n
-        half = torch.linalg.solve_triangular(L, k.transpose(-1, -2), upper=False)  # n x b
-        mean = model.level + k @ a  # b
-        prior = model.covar_module.forward(x, x, diag=True)
-        variance = (prior - (half * half).sum(0)).clamp_min(_LEAST_VARIANCE)  # b
-        cross = model.covar_module.forward(x, self.A) - half.T @ self._half_A  # b x m
-        sigma = variance.sqrt()
-        log_ei = _log_ei_helper((mean - self.best_f) / sigma) + sigma.log()
+        at = model.marginals(x)
+        sigma = at.variance.sqrt()
+        log_ei = _log_ei_helper((at.mean - self.best_f) / sigma) + sigma.log()
         cost = None if self.log_cost is None else self._cost(self.log_cost, x)
         log_chance = self._log_chance(x, cost)
         if self.depth == 0:
             return log_ei + log_chance
-        look = _Look.of(mean, variance, cross, model.likelihood.noise)
+        look = _Look.of(at.mean, at.variance, model.covariance(at, self._at_A), model.noise)
         future = self._future(look, cost)
         return torch.logaddexp(log_ei, future.clamp_min(_TINY).log()) + log_chance
 
@@ -160,8 +150,8 @@ class BudgetedLookahead(AcquisitionFunction):
         b, dtype = len(look.mean), self.A.dtype
         first = _NODES[self.depth][0]
         z, w = _hermite(first[0], dtype)
-        means = self._mean_A + look.slope.unsqueeze(1) * z[:, None]  # b x y x m
-        sigma = (self._K_A.diagonal() - look.slope**2).clamp_min(_LEAST_VARIANCE).sqrt()  # b x m
+        means = self._at_A.mean + look.slope.unsqueeze(1) * z[:, None]  # b x y x m
+        sigma = (self._K_A.diagonal() - look.slope**2).clamp_min(LEAST_VARIANCE).sqrt()  # b x m
         best = (look.mean.unsqueeze(-1) + look.gain.unsqueeze(-1) * z).clamp_min(self.best_f)  # b x y
         ei = _ei(means, sigma.unsqueeze(1), best.unsqueeze(-1))  # b x y x m
         spent = _Spent.nothing(b, self._success_A) if cost is None else self._spend(cost, first[1])
@@ -196,10 +186,10 @@ class BudgetedLookahead(AcquisitionFunction):
         k = self._followed_up(now, spent)  # b x y x c x k
 
         K = self._K_A - look.slope.unsqueeze(-1) * look.slope.unsqueeze(-2)  # b x m x m
-        variance = K.diagonal(dim1=-2, dim2=-1).clamp_min(_LEAST_VARIANCE)  # b x m
-        scale = (variance + model.likelihood.noise).sqrt()  # b x m
+        variance = K.diagonal(dim1=-2, dim2=-1).clamp_min(LEAST_VARIANCE)  # b x m
+        scale = (variance + model.noise).sqrt()  # b x m
         slope = K / scale.unsqueeze(-1)  # b x m x m
-        sigma = (variance.unsqueeze(-2) - slope**2).clamp_min(_LEAST_VARIANCE).sqrt()  # b x m x m
+        sigma = (variance.unsqueeze(-2) - slope**2).clamp_min(LEAST_VARIANCE).sqrt()  # b x m x m
         moved = means[:, :, None, None, None] + slope[rows, k].unsqueeze(-2) * z[:, None]  # b y c k y' m
         there = means[rows, ys, k].unsqueeze(-1) + (variance / scale)[rows, k].unsqueeze(-1) * z
         raised = torch.maximum(best[:, :, None, None, None], there)  # b y c k y'
@@ -331,11 +321,11 @@ def _greedy_costs(
         mean, K = joint.mean.squeeze(-1), joint.distribution.covariance_matrix  # type: ignore[union-attr]
         costs = []
         for _ in range(1 + DEEPEST):
-            sigma = K.diagonal().clamp_min(_LEAST_VARIANCE).sqrt()
+            sigma = K.diagonal().clamp_min(LEAST_VARIANCE).sqrt()
             log_ei = _log_ei_helper((mean - best_f) / sigma) + sigma.log()
             i = int((log_ei + log_success - alpha * log_price).argmax())
             costs.append(log_price[i].exp())
-            K = K - torch.outer(K[i], K[i]) / (K[i, i] + model.likelihood.noise)
+            K = K - torch.outer(K[i], K[i]) / (K[i, i] + model.noise)
         return torch.stack(costs)
 
 

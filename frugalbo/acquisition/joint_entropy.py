@@ -19,7 +19,6 @@ from __future__ import annotations
 
 import math
 
-import torch
 from botorch.acquisition import AcquisitionFunction
 from botorch.utils.transforms import t_batch_mode_transform
 from torch import Tensor
@@ -42,26 +41,17 @@ class JointEntropySearch(AcquisitionFunction):
 
     def __init__(self, model: ObjectiveGP, optima: Tensor, values: Tensor, noise: float = 0.0) -> None:
         super().__init__(model=model)
-        self._optima, self._values = optima, values
-        L, a = model.factor()
-        K = model.covar_module.forward(optima, model.train_inputs[0])  # s x n
-        self._half = torch.linalg.solve_triangular(L, K.T, upper=False)  # n x s
-        self._mean = model.level + K @ a  # s
-        self._variance = (1 - (self._half * self._half).sum(0)).clamp_min(_LEAST_VARIANCE) + noise  # s
+        self._optima, self._values = model.marginals(optima), values
+        self._variance = self._optima.variance.clamp_min(_LEAST_VARIANCE) + noise  # s
 
     @t_batch_mode_transform(expected_q=1)  # type: ignore[arg-type]
     def forward(self, X: Tensor) -> Tensor:  # pyright: ignore[reportIncompatibleMethodOverride]
         """Evaluate at points `X` of shape b x 1 x d; returns shape b."""
         model: ObjectiveGP = self.model  # type: ignore[assignment]
-        x = X.squeeze(-2)  # b x d
-        L, a = model.factor()
-        noise = model.likelihood.noise
-        k = model.covar_module.forward(x, model.train_inputs[0])  # b x n
-        half = torch.linalg.solve_triangular(L, k.transpose(-1, -2), upper=False)  # n x b
-        mean = (model.level + k @ a).unsqueeze(-1)  # b x 1
-        variance = (1 - (half * half).sum(0)).clamp_min(_LEAST_VARIANCE).unsqueeze(-1)  # b x 1
-        cross = model.covar_module.forward(x, self._optima) - half.T @ self._half  # b x s
-        mean = mean + cross / self._variance * (self._values - self._mean)  # b x s
+        at, noise = model.marginals(X.squeeze(-2)), model.noise
+        variance = at.variance.clamp_min(_LEAST_VARIANCE).unsqueeze(-1)  # b x 1
+        cross = model.covariance(at, self._optima)  # b x s
+        mean = at.mean.unsqueeze(-1) + cross / self._variance * (self._values - self._optima.mean)  # b x s
         left = (variance - cross**2 / self._variance).clamp_min(_LEAST_VARIANCE)  # b x s
         beta = (self._values - mean) / left.sqrt()
         # phi / Phi by logarithms, as both underflow.

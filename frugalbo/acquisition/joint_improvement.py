@@ -27,9 +27,8 @@ from botorch.utils.sampling import draw_sobol_normal_samples
 from botorch.utils.transforms import t_batch_mode_transform
 from torch import Tensor
 
-from frugalbo.models.objective import ObjectiveGP
+from frugalbo.models.objective import LEAST_VARIANCE, ObjectiveGP
 
-_LEAST_VARIANCE = 1e-10
 _JITTER = 1e-8
 
 
@@ -47,32 +46,26 @@ class LogImprovementAdded(AcquisitionFunction):
     def __init__(self, model: ObjectiveGP, best_f: float, pending: Tensor, *, draws: int = 64, seed: int = 0) -> None:
         super().__init__(model=model)
         m = len(pending)
-        self._pending = pending
-        L, a = model.factor()
-        K = model.covar_module.forward(pending, model.train_inputs[0])  # m x n
-        self._half = torch.linalg.solve_triangular(L, K.T, upper=False)  # n x m
-        cov = model.covar_module.forward(pending, pending) - self._half.T @ self._half
-        self._chol = torch.linalg.cholesky(cov + _JITTER * torch.eye(m, dtype=K.dtype))  # m x m
-        self._best = torch.full((1,), best_f, dtype=K.dtype)
-        self._z = torch.zeros(1, 0, dtype=K.dtype)
+        self._pending = model.marginals(pending)
+        cov = model.covariance(self._pending, self._pending)
+        self._chol = torch.linalg.cholesky(cov + _JITTER * torch.eye(m, dtype=cov.dtype))  # m x m
+        self._best = torch.full((1,), best_f, dtype=cov.dtype)
+        self._z = torch.zeros(1, 0, dtype=cov.dtype)
         if m:
-            self._z = draw_sobol_normal_samples(m, draws, dtype=K.dtype, seed=seed)  # s x m
-            shown = model.level + K @ a + self._z @ self._chol.T  # s x m
+            self._z = draw_sobol_normal_samples(m, draws, dtype=cov.dtype, seed=seed)  # s x m
+            shown = self._pending.mean + self._z @ self._chol.T  # s x m
             self._best = shown.max(dim=-1).values.clamp_min(best_f)  # s
 
     @t_batch_mode_transform(expected_q=1)  # type: ignore[arg-type]
     def forward(self, X: Tensor) -> Tensor:  # pyright: ignore[reportIncompatibleMethodOverride]
         """Evaluate at points `X` of shape b x 1 x d; returns shape b."""
         model: ObjectiveGP = self.model  # type: ignore[assignment]
-        x = X.squeeze(-2)  # b x d
-        L, a = model.factor()
-        k = model.covar_module.forward(x, model.train_inputs[0])  # b x n
-        half = torch.linalg.solve_triangular(L, k.transpose(-1, -2), upper=False)  # n x b
-        cross = model.covar_module.forward(x, self._pending) - half.T @ self._half  # b x m
+        at = model.marginals(X.squeeze(-2))  # of b points
+        cross = model.covariance(at, self._pending)  # b x m
         v = torch.linalg.solve_triangular(self._chol, cross.T, upper=False)  # m x b
         # f_P = mean + chol z, so that chol^-1 (f_P - mean) is z itself.
-        mean = (model.level + k @ a).unsqueeze(-1) + v.T @ self._z.T  # b x s
-        variance = (1 - (half * half).sum(0) - (v * v).sum(0)).clamp_min(_LEAST_VARIANCE)  # b
+        mean = at.mean.unsqueeze(-1) + v.T @ self._z.T  # b x s
+        variance = (at.variance - (v * v).sum(0)).clamp_min(LEAST_VARIANCE)  # b
         sd = variance.sqrt().unsqueeze(-1)
         log_ei = _log_ei_helper((mean - self._best) / sd) + sd.log()  # b x s
         return torch.logsumexp(log_ei, dim=-1) - math.log(len(self._best))

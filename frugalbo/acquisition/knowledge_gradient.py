@@ -37,11 +37,7 @@ class DiscreteKnowledgeGradient(AcquisitionFunction):
 
     def __init__(self, model: ObjectiveGP, A: Tensor) -> None:
         super().__init__(model=model)
-        self.A = A
-        L, a = model.factor()
-        K = model.covar_module.forward(A, model.train_inputs[0])  # m x n
-        self._mean_A = model.level + K @ a  # m
-        self._half_A = torch.linalg.solve_triangular(L, K.T, upper=False)  # n x m
+        self._at_A = model.marginals(A)
         self._z = torch.linspace(-_FARTHEST, _FARTHEST, _NODES, dtype=A.dtype)
         density = torch.exp(-0.5 * self._z**2)
         self._w = density / density.sum()
@@ -50,15 +46,10 @@ class DiscreteKnowledgeGradient(AcquisitionFunction):
     def forward(self, X: Tensor) -> Tensor:  # pyright: ignore[reportIncompatibleMethodOverride]
         """Evaluate at points `X` of shape b x 1 x d; returns shape b."""
         model: ObjectiveGP = self.model  # type: ignore[assignment]
-        x = X.squeeze(-2)  # b x d
-        L, a = model.factor()
-        k = model.covar_module.forward(x, model.train_inputs[0])  # b x n
-        half = torch.linalg.solve_triangular(L, k.transpose(-1, -2), upper=False)  # n x b
-        mean = model.level + k @ a  # b
-        variance = (1 - (half * half).sum(0)).clamp_min(1e-10)  # b
-        scale = (variance + model.likelihood.noise).sqrt()  # b
-        slope_A = (model.covar_module.forward(x, self.A) - half.T @ self._half_A) / scale.unsqueeze(-1)  # b x m
-        slopes = torch.cat([slope_A, (variance / scale).unsqueeze(-1)], dim=-1)  # b x (m + 1)
-        means = torch.cat([self._mean_A.expand(len(x), -1), mean.unsqueeze(-1)], dim=-1)
+        at = model.marginals(X.squeeze(-2))  # of b points
+        scale = (at.variance + model.noise).sqrt()  # b
+        slope_A = model.covariance(at, self._at_A) / scale.unsqueeze(-1)  # b x m
+        slopes = torch.cat([slope_A, (at.variance / scale).unsqueeze(-1)], dim=-1)  # b x (m + 1)
+        means = torch.cat([self._at_A.mean.expand(len(X), -1), at.mean.unsqueeze(-1)], dim=-1)
         lines = means.unsqueeze(-1) + slopes.unsqueeze(-1) * self._z  # b x (m + 1) x nodes
         return lines.max(dim=-2).values @ self._w - means.max(dim=-1).values

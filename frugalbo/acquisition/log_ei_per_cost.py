@@ -60,6 +60,8 @@ class LogEIPerCost(LogExpectedImprovement):
     ) -> None:
         if not (math.isfinite(alpha) and 0 <= alpha <= 1):
             raise ValueError(f"expected alpha in [0, 1], got {alpha!r}")
+        # BoTorch makes a float32 of a float; where a standard deviation is 1e-5, that is a hundredth of it.
+        best_f = torch.as_tensor(best_f, dtype=None if isinstance(best_f, Tensor) else torch.float64)
         super().__init__(model=model, best_f=best_f, maximize=maximize)
         self.log_cost = log_cost
         self.alpha = alpha

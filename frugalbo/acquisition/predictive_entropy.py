@@ -66,12 +66,9 @@ class PredictiveEntropySearch(AcquisitionFunction):
     def __init__(self, model: ObjectiveGP, optima: Tensor, rivals: Tensor) -> None:
         super().__init__(model=model)
         s, r = len(optima), len(rivals)
-        self._places = torch.cat([optima, rivals])  # (s + r) x d
-        L, a = model.factor()
-        K = model.covar_module.forward(self._places, model.train_inputs[0])  # (s + r) x n
-        self._half = torch.linalg.solve_triangular(L, K.T, upper=False)  # n x (s + r)
-        mean = model.level + K @ a
-        cov = model.covar_module.forward(self._places, self._places) - self._half.T @ self._half
+        self._places = model.marginals(torch.cat([optima, rivals]))  # s + r of them
+        mean = self._places.mean
+        cov = model.covariance(self._places, self._places)
         star, others = cov[:s, :s].diagonal(), cov[s:, s:]  # s, r x r
         across = cov[:s, s:]  # s x r
         # M_ij = cov(d_i, d_j), for each sample; s x r x r
@@ -98,17 +95,12 @@ class PredictiveEntropySearch(AcquisitionFunction):
     def forward(self, X: Tensor) -> Tensor:  # pyright: ignore[reportIncompatibleMethodOverride]
         """Evaluate at points `X` of shape b x 1 x d; returns shape b."""
         model: ObjectiveGP = self.model  # type: ignore[assignment]
-        noise = model.likelihood.noise
-        x, s = X.squeeze(-2), self._optima  # b x d
-        L, a = model.factor()
-        k = model.covar_module.forward(x, model.train_inputs[0])  # b x n
-        half = torch.linalg.solve_triangular(L, k.transpose(-1, -2), upper=False)  # n x b
-        mean = (model.level + k @ a).unsqueeze(-1)  # b x 1
-        variance = (1 - (half * half).sum(0)).clamp_min(_LEAST_VARIANCE).unsqueeze(-1)  # b x 1
-        cov = model.covar_module.forward(x, self._places) - half.T @ self._half  # b x (s + r)
+        at, noise, s = model.marginals(X.squeeze(-2)), model.noise, self._optima  # of b points
+        variance = at.variance.clamp_min(_LEAST_VARIANCE).unsqueeze(-1)  # b x 1
+        cov = model.covariance(at, self._places)  # b x (s + r)
         c = cov[:, :s, None] - cov[:, None, s:]  # b x s x r: cov(f(x), d_j)
         cV = (self._V @ c.unsqueeze(-1)).squeeze(-1)  # b x s x r
-        mean = mean + (c * self._w).sum(-1)  # b x s
+        mean = at.mean.unsqueeze(-1) + (c * self._w).sum(-1)  # b x s
         left = (variance - cV.square().sum(-1)).clamp_min(_LEAST_VARIANCE)  # b x s
         to_star = cov[:, :s] - (cV * self._star_V).sum(-1)  # b x s: cov(f(x), f(x*)), given the rivals
         # f(x*) - f(x) is not negative; at x* itself, where it is 0, that says nothing.

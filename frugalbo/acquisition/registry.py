@@ -47,7 +47,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
-from botorch.acquisition.analytic import LogExpectedImprovement, UpperConfidenceBound
+from botorch.acquisition.analytic import UpperConfidenceBound
 from botorch.acquisition.logei import qLogNoisyExpectedImprovement
 from botorch.acquisition.max_value_entropy_search import qLowerBoundMaxValueEntropy
 from botorch.sampling.normal import SobolQMCNormalSampler
@@ -136,7 +136,7 @@ class Situation:
         """The smallest posterior mean at any known point likely to meet the constraints; None if none is."""
         if not self.constraints:
             return self.objective.best()
-        X = self.objective.model.train_inputs[0]
+        X = self.objective.model.seen
         known = X[self.is_likely(X)]
         if not len(known):
             return None
@@ -212,7 +212,7 @@ def _gittins(s: Situation) -> Chosen:
         log_cost = learned_log_mean_cost(fitted, steps, level)
     with torch.no_grad():
         probe = GittinsIndex(model, log_cost, chances=s.chances, maximize=False)
-        log_ratio = LogExpectedImprovement(model, best, maximize=False)(X) - probe.log_expected_cost(X)
+        log_ratio = LogEIPerCost(model, best, maximize=False)(X) - probe.log_expected_cost(X)
     price = decayed_lambda(math.exp(min(700.0, float(log_ratio.max()))))
     return Chosen(GittinsIndex(model, log_cost, price, chances=s.chances, maximize=False), {"lambda": price})
 
@@ -234,7 +234,7 @@ def _budgeted_lookahead(s: Situation) -> Chosen:
 
 def _noisy_ei(s: Situation) -> Chosen:
     model = s.unbelieving.model
-    X = _likely(s, model.train_inputs[0])
+    X = _likely(s, model.seen)
     with torch.no_grad():
         best = model.posterior(X.unsqueeze(-2)).mean.reshape(-1).argsort()[:_BASELINE]
     value = qLogNoisyExpectedImprovement(
@@ -256,14 +256,14 @@ def _joint_ei(s: Situation) -> Chosen:
     """Over the best mean of what is known; the pending points come in by what they may show."""
     model = s.unbelieving.model.negated()
     with torch.no_grad():
-        best = float(model.posterior(_likely(s, model.train_inputs[0]).unsqueeze(-2)).mean.max())
+        best = float(model.posterior(_likely(s, model.seen).unsqueeze(-2)).mean.max())
     value = LogImprovementAdded(model, best, s.pending, draws=_SAMPLES, seed=s.seed)
     return Chosen(lambda X: value(X) + s.log_chances(X), {})
 
 
 def _upper_confidence_bound(s: Situation) -> Chosen:
     """Beta as in Kandasamy, Schneider, Poczos, arXiv:1503.01673: 0.2 d log 2n."""
-    n, d = s.objective.model.train_inputs[0].shape
+    n, d = s.objective.model.seen.shape
     beta = max(1.0, 0.2 * d * math.log(2 * n))
     value = UpperConfidenceBound(s.objective.model.negated(), beta=beta)
     return Chosen(lambda X: value(X) + s.log_chances(X), {"beta": round(beta, 4)})
@@ -272,7 +272,7 @@ def _upper_confidence_bound(s: Situation) -> Chosen:
 def _knowledge_gradient(s: Situation) -> Chosen:
     model = s.objective.model.negated()
     with torch.no_grad():
-        P = _likely(s, torch.cat([model.train_inputs[0], s.pool]))
+        P = _likely(s, torch.cat([model.seen, s.pool]))
         best = model.posterior(P.unsqueeze(-2)).mean.reshape(-1).argsort(descending=True)
     return _positive(DiscreteKnowledgeGradient(model, P[best[:_TARGETS]]), s.chances)
 
@@ -303,7 +303,7 @@ def _joint_entropy(s: Situation) -> Chosen:
 def _predictive_entropy(s: Situation) -> Chosen:
     """The rivals of a sampled optimum are the other ones and the best points known."""
     model = s.objective.model.negated()
-    X, candidates = _likely(s, model.train_inputs[0]), _candidates(s, model)
+    X, candidates = _likely(s, model.seen), _candidates(s, model)
     with torch.no_grad():
         optima = candidates[_draws(model, candidates, _OPTIMA).argmax(dim=-1)]
         best = model.posterior(X.unsqueeze(-2)).mean.reshape(-1).argsort(descending=True)[:_RIVALS]

@@ -24,6 +24,25 @@ from frugalbo.models.kernel import Family, Group, MixedMatern, lengthscale_prior
 from frugalbo.models.map_fit import NOISE_BOUNDS, NOISE_PRIOR, Hyperparameters, fit_map
 from frugalbo.models.outcome import Outcome
 
+LEAST_VARIANCE = 1e-10
+
+
+@dataclass(frozen=True, slots=True)
+class Marginals:
+    """What a Gaussian process says of points one by one, and what the covariances between them are made of.
+
+    Args:
+        X: The points, b x d.
+        mean: b.
+        variance: b, at least `LEAST_VARIANCE`.
+        half: `L^-1 k(seen, X)`, n x b: the covariance of x and z is `k(x, z) - half(x)' half(z)`.
+    """
+
+    X: Tensor
+    mean: Tensor
+    variance: Tensor
+    half: Tensor
+
 
 class ObjectiveGP(SingleTaskGP):
     """A `SingleTaskGP` with a mixed Matern kernel and a short way to the posterior of single points.
@@ -128,12 +147,29 @@ class ObjectiveGP(SingleTaskGP):
 
     def moments(self, X: Tensor) -> tuple[Tensor, Tensor]:
         """Mean and variance at single points, ... x 1 x d, each of shape ...; `posterior` without its wrapping."""
+        there = self.marginals(X.reshape(-1, X.shape[-1]))
+        return there.mean.reshape(X.shape[:-2]), there.variance.reshape(X.shape[:-2])
+
+    def marginals(self, X: Tensor) -> Marginals:
+        """What is known of `X` (b x d), point by point."""
         L, a = self.factor()
-        k = self.covar_module.forward(X.reshape(-1, X.shape[-1]), self.train_inputs[0])  # b x n
-        mean = self.level + k @ a
+        k = self.covar_module.forward(X, self.train_inputs[0])  # b x n
         half = torch.linalg.solve_triangular(L, k.transpose(-1, -2), upper=False)  # n x b
-        variance = (1 - (half * half).sum(0)).clamp_min(1e-10)
-        return mean.reshape(X.shape[:-2]), variance.reshape(X.shape[:-2])
+        return Marginals(X, self.level + k @ a, (1 - (half * half).sum(0)).clamp_min(LEAST_VARIANCE), half)
+
+    def covariance(self, a: Marginals, b: Marginals) -> Tensor:
+        """The posterior covariance of the function at the points of `a` (m) and of `b` (k); m x k."""
+        return self.covar_module.forward(a.X, b.X) - a.half.T @ b.half
+
+    @property
+    def seen(self) -> Tensor:
+        """Where there are outcomes, n x d."""
+        return self.train_inputs[0]
+
+    @property
+    def noise(self) -> Tensor:
+        """The variance of an outcome's noise, of one element."""
+        return self.likelihood.noise
 
     def condition_on_observations(self, X: Tensor, Y: Tensor, **kwargs: Any) -> ObjectiveGP:  # noqa: ANN401 - GPyTorch's
         """The model with more observations."""

@@ -60,8 +60,16 @@ def test_the_chance_of_success_is_a_factor(objective, X):
 @pytest.mark.parametrize("maximize", [True, False])
 def test_alpha_zero_is_log_ei_exactly(objective, X, maximize):
     ours = LogEIPerCost(objective.model, -0.3, LOG_COST, 0.0, maximize=maximize)
-    theirs = LogExpectedImprovement(objective.model, -0.3, maximize=maximize)
-    assert torch.equal(ours(X), theirs(X))
+    theirs = LogExpectedImprovement(objective.model, torch.tensor(-0.3, dtype=torch.float64), maximize=maximize)
+    assert torch.allclose(ours(X), theirs(X), rtol=1e-9)
+
+
+def test_the_best_value_keeps_its_digits():
+    # At a standard deviation of 1e-4 and a mean 1e-4 above the best, log EI is log h(1) - log 1e4. In float32
+    # the best, -0.3, is -0.300000012: log h(1.00012).
+    log_h_of_1 = math.log(math.exp(-0.5) / math.sqrt(2 * math.pi) + 0.5 * (1 + math.erf(math.sqrt(0.5))))
+    acquisition = LogEIPerCost(_gaussian(-0.3 + 1e-4, 1e-4), -0.3)
+    assert acquisition(torch.zeros(1, 1, 2).double()).item() == pytest.approx(log_h_of_1 - math.log(1e4), abs=1e-6)
 
 
 def test_a_constant_factor_in_the_cost_only_shifts(objective, X):
