@@ -37,7 +37,7 @@ def pick(situation: Situation) -> tuple[str, str]:
         if spread > _SAME_COST:
             return "pbgi", f"predicted costs differ by a factor of about {math.exp(2 * spread):.2g} over the space"
         costs = "costs hardly differ"
-    noise = float(situation.objective.model.likelihood.noise)
+    noise = float(situation.objective.model.noise)
     if noise > _NOISY:
         return "nei", f"{costs}, and noise is {noise:.0%} of the variance of the results"
     return "ei", costs

@@ -46,7 +46,8 @@ from frugalbo.acquisition.chances import Chance, log_chances
 from frugalbo.acquisition.hard_budget import HardBudget
 from frugalbo.acquisition.log_cost import JointLogCost
 from frugalbo.budget.cost import FittedCost
-from frugalbo.models.objective import LEAST_VARIANCE, ObjectiveGP
+from frugalbo.models.objective import LEAST_VARIANCE
+from frugalbo.models.target import PointModel
 
 DEEPEST = 2
 _NODES = {1: ((12, 4),), 2: ((5, 2), (3, 2))}  # of outcome and cost for each step, by depth
@@ -79,7 +80,7 @@ class BudgetedLookahead(AcquisitionFunction):
 
     def __init__(
         self,
-        model: ObjectiveGP,
+        model: PointModel,
         best_f: float,
         A: Tensor,
         *,
@@ -114,7 +115,7 @@ class BudgetedLookahead(AcquisitionFunction):
 
     def _log_value(self, x: Tensor) -> Tensor:
         """Without the chance of success; x is b x d, the result b."""
-        model: ObjectiveGP = self.model  # type: ignore[assignment]
+        model: PointModel = self.model  # type: ignore[assignment]
         at = model.marginals(x)
         sigma = at.variance.sqrt()
         log_ei = _log_ei_helper((at.mean - self.best_f) / sigma) + sigma.log()
@@ -177,7 +178,7 @@ class BudgetedLookahead(AcquisitionFunction):
 
         Shapes below are b x y x c x k x y' x c' x m: k of the followed up, primes of the second step.
         """
-        model: ObjectiveGP = self.model  # type: ignore[assignment]
+        model: PointModel = self.model  # type: ignore[assignment]
         (_, _), (y2, c2) = _NODES[2]
         z, w = _hermite(y2, self.A.dtype)
         rows = torch.arange(len(look.mean))[:, None, None, None]  # b
@@ -235,7 +236,7 @@ class Plan:
 
 
 def plan(
-    model: ObjectiveGP,
+    model: PointModel,
     best_f: float,
     pool: Tensor,
     *,
@@ -267,9 +268,9 @@ def plan(
     log_cost = JointLogCost(*cost) if cost is not None and math.isfinite(left_s) else None
     with torch.no_grad():
         X = pool.unsqueeze(-2)
-        posterior = model.posterior(X)
-        sigma = posterior.variance.reshape(-1).sqrt()  # type: ignore[attr-defined]
-        log_ei = _log_ei_helper((posterior.mean.reshape(-1) - best_f) / sigma) + sigma.log()  # type: ignore[attr-defined]
+        at = model.marginals(pool)
+        sigma = at.variance.sqrt()
+        log_ei = _log_ei_helper((at.mean - best_f) / sigma) + sigma.log()
         log_success = log_chances(chances, X)
         log_ei = log_ei + log_success
         log_price = torch.zeros_like(log_ei)
@@ -299,26 +300,26 @@ def plan(
     return Plan(value, depth, horizon)
 
 
-def _candidates(model: ObjectiveGP, pool: Tensor, log_ei: Tensor, log_price: Tensor) -> Tensor:
+def _candidates(model: PointModel, pool: Tensor, log_ei: Tensor, log_price: Tensor) -> Tensor:
     """Where later trials may be: the best by improvement, by that at its price, and the best of draws; indices."""
     share = max(1, _CANDIDATES // 4)
     parts = [score.argsort(descending=True)[:share] for score in (log_ei, log_ei - log_price)]
     some = torch.randperm(len(pool))[:_DRAWN_FROM]
-    posterior = model.posterior(pool[some])
-    values, vectors = torch.linalg.eigh(posterior.distribution.covariance_matrix)  # type: ignore[union-attr]
+    at = model.marginals(pool[some])
+    values, vectors = torch.linalg.eigh(model.covariance(at, at))
     root = vectors * values.clamp_min(0).sqrt()
-    draws = posterior.mean.squeeze(-1) + torch.randn(2 * share, len(some), dtype=pool.dtype) @ root.T
+    draws = at.mean + torch.randn(2 * share, len(some), dtype=pool.dtype) @ root.T
     parts.append(some[draws.argmax(dim=-1)])
     return torch.cat(parts).unique()
 
 
 def _greedy_costs(
-    model: ObjectiveGP, best_f: float, A: Tensor, log_price: Tensor, log_success: Tensor, alpha: float
+    model: PointModel, best_f: float, A: Tensor, log_price: Tensor, log_success: Tensor, alpha: float
 ) -> Tensor:
     """What `1 + DEEPEST` trials of the policy of `plan` cost, each looked at once."""
     with torch.no_grad():
-        joint = model.posterior(A)
-        mean, K = joint.mean.squeeze(-1), joint.distribution.covariance_matrix  # type: ignore[union-attr]
+        at = model.marginals(A)
+        mean, K = at.mean, model.covariance(at, at)
         costs = []
         for _ in range(1 + DEEPEST):
             sigma = K.diagonal().clamp_min(LEAST_VARIANCE).sqrt()

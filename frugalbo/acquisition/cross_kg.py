@@ -70,9 +70,8 @@ class CrossKnowledgeGradient(AcquisitionFunction):
         scale = (self.base.variance(z) + self.base.noise_variance(z)).sqrt()  # b
         slopes = self.target.covariance_with(self.A, z).T / scale.unsqueeze(-1)  # b x m
         own_mean = self.target.moments(x.unsqueeze(-2))[0]  # b x 1
-        weights = self.target.weights
         own = self.target.extended(x.unsqueeze(-2))  # b x w x (d + k)
-        own_slope = (self.base.covariance(own, z.unsqueeze(-2)).squeeze(-1) @ weights) / scale  # b
+        own_slope = (self.base.covariance(own, z.unsqueeze(-2)).squeeze(-1) * self.target.weights_at(x)).sum(-1) / scale
         slopes = torch.cat([slopes, own_slope.unsqueeze(-1)], dim=-1)  # b x (m + 1)
         means = torch.cat([self._mean_A.expand(len(z), -1), own_mean], dim=-1)
         # Over the line that is best now, whose own expectation is its mean: no two large numbers are subtracted.

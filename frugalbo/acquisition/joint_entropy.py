@@ -24,7 +24,7 @@ from botorch.utils.transforms import t_batch_mode_transform
 from torch import Tensor
 from torch.special import log_ndtr
 
-from frugalbo.models.objective import ObjectiveGP
+from frugalbo.models.target import PointModel
 
 _LEAST_VARIANCE = 1e-8  # of what is left at a sampled optimum itself
 
@@ -39,7 +39,7 @@ class JointEntropySearch(AcquisitionFunction):
         noise: The variance of the noise of these values; of an optimum it is 0.
     """
 
-    def __init__(self, model: ObjectiveGP, optima: Tensor, values: Tensor, noise: float = 0.0) -> None:
+    def __init__(self, model: PointModel, optima: Tensor, values: Tensor, noise: float = 0.0) -> None:
         super().__init__(model=model)
         self._optima, self._values = model.marginals(optima), values
         self._variance = self._optima.variance.clamp_min(_LEAST_VARIANCE) + noise  # s
@@ -47,7 +47,7 @@ class JointEntropySearch(AcquisitionFunction):
     @t_batch_mode_transform(expected_q=1)  # type: ignore[arg-type]
     def forward(self, X: Tensor) -> Tensor:  # pyright: ignore[reportIncompatibleMethodOverride]
         """Evaluate at points `X` of shape b x 1 x d; returns shape b."""
-        model: ObjectiveGP = self.model  # type: ignore[assignment]
+        model: PointModel = self.model  # type: ignore[assignment]
         at, noise = model.marginals(X.squeeze(-2)), model.noise
         variance = at.variance.clamp_min(_LEAST_VARIANCE).unsqueeze(-1)  # b x 1
         cross = model.covariance(at, self._optima)  # b x s

@@ -27,7 +27,8 @@ from botorch.utils.sampling import draw_sobol_normal_samples
 from botorch.utils.transforms import t_batch_mode_transform
 from torch import Tensor
 
-from frugalbo.models.objective import LEAST_VARIANCE, ObjectiveGP
+from frugalbo.models.objective import LEAST_VARIANCE
+from frugalbo.models.target import PointModel
 
 _JITTER = 1e-8
 
@@ -43,7 +44,7 @@ class LogImprovementAdded(AcquisitionFunction):
         seed: Of these.
     """
 
-    def __init__(self, model: ObjectiveGP, best_f: float, pending: Tensor, *, draws: int = 64, seed: int = 0) -> None:
+    def __init__(self, model: PointModel, best_f: float, pending: Tensor, *, draws: int = 64, seed: int = 0) -> None:
         super().__init__(model=model)
         m = len(pending)
         self._pending = model.marginals(pending)
@@ -59,7 +60,7 @@ class LogImprovementAdded(AcquisitionFunction):
     @t_batch_mode_transform(expected_q=1)  # type: ignore[arg-type]
     def forward(self, X: Tensor) -> Tensor:  # pyright: ignore[reportIncompatibleMethodOverride]
         """Evaluate at points `X` of shape b x 1 x d; returns shape b."""
-        model: ObjectiveGP = self.model  # type: ignore[assignment]
+        model: PointModel = self.model  # type: ignore[assignment]
         at = model.marginals(X.squeeze(-2))  # of b points
         cross = model.covariance(at, self._pending)  # b x m
         v = torch.linalg.solve_triangular(self._chol, cross.T, upper=False)  # m x b

@@ -21,7 +21,7 @@ from botorch.acquisition import AcquisitionFunction
 from botorch.utils.transforms import t_batch_mode_transform
 from torch import Tensor
 
-from frugalbo.models.objective import ObjectiveGP
+from frugalbo.models.target import PointModel
 
 _NODES = 49
 _FARTHEST = 5.0
@@ -35,7 +35,7 @@ class DiscreteKnowledgeGradient(AcquisitionFunction):
         A: The points whose means count, m x d.
     """
 
-    def __init__(self, model: ObjectiveGP, A: Tensor) -> None:
+    def __init__(self, model: PointModel, A: Tensor) -> None:
         super().__init__(model=model)
         self._at_A = model.marginals(A)
         self._z = torch.linspace(-_FARTHEST, _FARTHEST, _NODES, dtype=A.dtype)
@@ -45,7 +45,7 @@ class DiscreteKnowledgeGradient(AcquisitionFunction):
     @t_batch_mode_transform(expected_q=1)  # type: ignore[arg-type]
     def forward(self, X: Tensor) -> Tensor:  # pyright: ignore[reportIncompatibleMethodOverride]
         """Evaluate at points `X` of shape b x 1 x d; returns shape b."""
-        model: ObjectiveGP = self.model  # type: ignore[assignment]
+        model: PointModel = self.model  # type: ignore[assignment]
         at = model.marginals(X.squeeze(-2))  # of b points
         scale = (at.variance + model.noise).sqrt()  # b
         slope_A = model.covariance(at, self._at_A) / scale.unsqueeze(-1)  # b x m

@@ -26,7 +26,7 @@ from torch import Tensor
 from torch.special import log_ndtr
 
 from frugalbo.acquisition.chances import Chance, log_chances
-from frugalbo.models.objective import ObjectiveGP
+from frugalbo.models.target import PointModel
 
 _FAR_LEFT = -1e4
 
@@ -122,7 +122,7 @@ def moments(acquisition: AnalyticAcquisitionFunction, X: Tensor) -> tuple[Tensor
 
     That wrapping, and moving the whole model to where `X` is, takes longer than the arithmetic.
     """
-    if not isinstance(acquisition.model, ObjectiveGP) or acquisition.posterior_transform is not None:
+    if not isinstance(acquisition.model, PointModel) or acquisition.posterior_transform is not None:
         return None
-    mean, variance = acquisition.model.moments(X)
-    return mean.unsqueeze(-1), variance.sqrt().unsqueeze(-1)
+    at = acquisition.model.marginals(X.reshape(-1, X.shape[-1]))
+    return at.mean.reshape(X.shape[:-1]), at.variance.sqrt().reshape(X.shape[:-1])

@@ -44,7 +44,7 @@ from botorch.utils.transforms import t_batch_mode_transform
 from torch import Tensor
 from torch.special import erfcx, log_ndtr
 
-from frugalbo.models.objective import ObjectiveGP
+from frugalbo.models.target import PointModel
 
 _LEAST_VARIANCE = 1e-8  # of a posterior whose data know the point
 _SAME = 1e-7  # a smaller variance of f(x*) - f(r) says that both are the same point
@@ -63,7 +63,7 @@ class PredictiveEntropySearch(AcquisitionFunction):
             rival of itself. They should lie apart: of many that are nearly the same, each counts.
     """
 
-    def __init__(self, model: ObjectiveGP, optima: Tensor, rivals: Tensor) -> None:
+    def __init__(self, model: PointModel, optima: Tensor, rivals: Tensor) -> None:
         super().__init__(model=model)
         s, r = len(optima), len(rivals)
         self._places = model.marginals(torch.cat([optima, rivals]))  # s + r of them
@@ -94,7 +94,7 @@ class PredictiveEntropySearch(AcquisitionFunction):
     @t_batch_mode_transform(expected_q=1)  # type: ignore[arg-type]
     def forward(self, X: Tensor) -> Tensor:  # pyright: ignore[reportIncompatibleMethodOverride]
         """Evaluate at points `X` of shape b x 1 x d; returns shape b."""
-        model: ObjectiveGP = self.model  # type: ignore[assignment]
+        model: PointModel = self.model  # type: ignore[assignment]
         at, noise, s = model.marginals(X.squeeze(-2)), model.noise, self._optima  # of b points
         variance = at.variance.clamp_min(_LEAST_VARIANCE).unsqueeze(-1)  # b x 1
         cov = model.covariance(at, self._places)  # b x (s + r)

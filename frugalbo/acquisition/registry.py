@@ -68,7 +68,8 @@ from frugalbo.acquisition.predictive_entropy import PredictiveEntropySearch
 from frugalbo.budget.cost import FittedCost
 from frugalbo.models.constraint import ConstraintModel
 from frugalbo.models.feasibility import FeasibilityGP
-from frugalbo.models.objective import Objective, ObjectiveGP
+from frugalbo.models.objective import Objective
+from frugalbo.models.target import PointModel, Target
 
 Acquisition = Callable[[Tensor], Tensor]
 
@@ -96,10 +97,11 @@ class Situation:
         seed: Of samples.
         trials_left: How many trials the budget still has.
         constraints: Models of the outcome constraints of which something is known, believing as `objective` does.
+        conditions: Under how many conditions a point can be looked at, see `frugalbo.acquisition.conditions`.
     """
 
-    objective: Objective
-    unbelieving: Objective
+    objective: Objective | Target
+    unbelieving: Objective | Target
     pending: Tensor
     pool: Tensor
     cost: tuple[FittedCost, float] | None
@@ -109,6 +111,7 @@ class Situation:
     seed: int
     trials_left: float = math.inf
     constraints: tuple[ConstraintModel, ...] = ()
+    conditions: int = 1
 
     @property
     def chances(self) -> tuple[Chance, ...]:
@@ -134,14 +137,12 @@ class Situation:
 
     def best(self) -> float | None:
         """The smallest posterior mean at any known point likely to meet the constraints; None if none is."""
-        if not self.constraints:
-            return self.objective.best()
-        X = self.objective.model.seen
-        known = X[self.is_likely(X)]
+        model = self.objective.model
+        known = model.seen[self.is_likely(model.seen)]
         if not len(known):
             return None
         with torch.no_grad():
-            return float(self.objective.model.posterior(known.unsqueeze(-2)).mean.min())
+            return float(model.marginals(known).mean.min())
 
 
 @dataclass(frozen=True, slots=True)
@@ -236,7 +237,7 @@ def _noisy_ei(s: Situation) -> Chosen:
     model = s.unbelieving.model
     X = _likely(s, model.seen)
     with torch.no_grad():
-        best = model.posterior(X.unsqueeze(-2)).mean.reshape(-1).argsort()[:_BASELINE]
+        best = model.marginals(X).mean.argsort()[:_BASELINE]
     value = qLogNoisyExpectedImprovement(
         model=model.negated(),
         X_baseline=X[best],
@@ -256,7 +257,7 @@ def _joint_ei(s: Situation) -> Chosen:
     """Over the best mean of what is known; the pending points come in by what they may show."""
     model = s.unbelieving.model.negated()
     with torch.no_grad():
-        best = float(model.posterior(_likely(s, model.seen).unsqueeze(-2)).mean.max())
+        best = float(model.marginals(_likely(s, model.seen)).mean.max())
     value = LogImprovementAdded(model, best, s.pending, draws=_SAMPLES, seed=s.seed)
     return Chosen(lambda X: value(X) + s.log_chances(X), {})
 
@@ -273,7 +274,7 @@ def _knowledge_gradient(s: Situation) -> Chosen:
     model = s.objective.model.negated()
     with torch.no_grad():
         P = _likely(s, torch.cat([model.seen, s.pool]))
-        best = model.posterior(P.unsqueeze(-2)).mean.reshape(-1).argsort(descending=True)
+        best = model.marginals(P).mean.argsort(descending=True)
     return _positive(DiscreteKnowledgeGradient(model, P[best[:_TARGETS]]), s.chances)
 
 
@@ -306,14 +307,14 @@ def _predictive_entropy(s: Situation) -> Chosen:
     X, candidates = _likely(s, model.seen), _candidates(s, model)
     with torch.no_grad():
         optima = candidates[_draws(model, candidates, _OPTIMA).argmax(dim=-1)]
-        best = model.posterior(X.unsqueeze(-2)).mean.reshape(-1).argsort(descending=True)[:_RIVALS]
+        best = model.marginals(X).mean.argsort(descending=True)[:_RIVALS]
     rivals = torch.unique(torch.cat([optima, X[best]]), dim=0)
     return _positive(PredictiveEntropySearch(model, optima, rivals), s.chances)
 
 
 def _thompson(s: Situation) -> Chosen:
     model, values = _chanced_draws(s, 1)
-    return Chosen(lambda X: model.posterior(X).mean[..., 0, 0], {}, values[0])
+    return Chosen(lambda X: model.marginals(X.squeeze(-2)).mean, {}, values[0])
 
 
 def _in_slate(s: Situation, count: int) -> Chosen:
@@ -321,10 +322,10 @@ def _in_slate(s: Situation, count: int) -> Chosen:
     model, values = _chanced_draws(s, count)
     places = torch.empty(values.shape[-1], dtype=values.dtype)
     places[priorities(values)] = torch.arange(len(places), dtype=values.dtype)
-    return Chosen(lambda X: model.posterior(X).mean[..., 0, 0], {"draws": count}, 0.0 - places)
+    return Chosen(lambda X: model.marginals(X.squeeze(-2)).mean, {"draws": count}, 0.0 - places)
 
 
-def _chanced_draws(s: Situation, count: int) -> tuple[ObjectiveGP, Tensor]:
+def _chanced_draws(s: Situation, count: int) -> tuple[PointModel, Tensor]:
     model, pool = s.objective.model.negated(), s.pool[:_THOMPSON]
     with torch.no_grad():
         return model, _draws(model, pool, count) + s.log_chances(pool.unsqueeze(-2))
@@ -361,12 +362,12 @@ def _likely(s: Situation, X: Tensor) -> Tensor:
     return X[likely] if bool(likely.any()) else X
 
 
-def _candidates(s: Situation, model: ObjectiveGP) -> Tensor:
+def _candidates(s: Situation, model: PointModel) -> Tensor:
     """Of the likely points of the pool, which may be large, those likeliest to be a sampled optimum."""
     pool = _likely(s, s.pool)
     with torch.no_grad():
-        posterior = model.posterior(pool.unsqueeze(-2))
-        bound = (posterior.mean + 2 * posterior.variance.sqrt()).reshape(-1)
+        at = model.marginals(pool)
+        bound = at.mean + 2 * at.variance.sqrt()
     return pool[bound.argsort(descending=True, stable=True)[:_CANDIDATES]]
 
 
@@ -379,12 +380,11 @@ def _positive(value: Acquisition, chances: tuple[Chance, ...]) -> Chosen:
     return Chosen(chanced, {})
 
 
-def _draws(model: ObjectiveGP, X: Tensor, count: int) -> Tensor:
+def _draws(model: PointModel, X: Tensor, count: int) -> Tensor:
     """Joint samples of the function at `X` (m x d); count x m."""
-    posterior = model.posterior(X)
-    covariance = posterior.distribution.covariance_matrix  # type: ignore[union-attr]
-    values, vectors = torch.linalg.eigh(covariance)
+    at = model.marginals(X)
+    values, vectors = torch.linalg.eigh(model.covariance(at, at))
     # One after the other, so that the first draws are the same for any number of them.
     normal = torch.stack([torch.randn(X.shape[0], dtype=X.dtype) for _ in range(count)])
     # By the symmetric root, which hangs on the covariance continuously; the vectors' signs do not.
-    return posterior.mean.squeeze(-1) + ((normal @ vectors) * values.clamp_min(0).sqrt()) @ vectors.T
+    return at.mean + ((normal @ vectors) * values.clamp_min(0).sqrt()) @ vectors.T

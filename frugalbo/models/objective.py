@@ -36,12 +36,14 @@ class Marginals:
         mean: b.
         variance: b, at least `LEAST_VARIANCE`.
         half: `L^-1 k(seen, X)`, n x b: the covariance of x and z is `k(x, z) - half(x)' half(z)`.
+        weights: For a `frugalbo.models.target.TargetGP`, of the conditions that it sums over, b x m.
     """
 
     X: Tensor
     mean: Tensor
     variance: Tensor
     half: Tensor
+    weights: Tensor | None = None
 
 
 class ObjectiveGP(SingleTaskGP):

@@ -96,7 +96,11 @@ class LinearView(Model, FantasizeMixin):  # pyright: ignore[reportIncompatibleMe
     def covariance_with(self, A: Tensor, Z: Tensor) -> Tensor:
         """The posterior covariance of `g` at `A` (m x d) and `f` at `Z` (b x (d + k)); m x b. For a `DenseGP` base."""
         cross = self.base.covariance(self.extended(A), Z)  # type: ignore[operator]
-        return torch.einsum("iab,a->ib", cross.unflatten(-2, (len(A), len(self.weights))), self.weights)
+        return torch.einsum("iab,ia->ib", cross.unflatten(-2, (len(A), len(self.weights))), self.weights_at(A))
+
+    def weights_at(self, X: Tensor) -> Tensor:
+        """The weights of the sum at `X` (b x d), the same everywhere; b x m."""
+        return self.weights.expand(len(X), -1)
 
     posterior = posterior_of  # pyright: ignore[reportAssignmentType]
 

@@ -23,10 +23,10 @@ def predicted(study: Study, situation: Situation, u: Array) -> dict[str, Any]:
     sense, outcome = study.problem.objective, situation.objective.outcome
     X = torch.from_numpy(u).reshape(1, 1, -1)
     with torch.no_grad():
-        posterior = situation.objective.model.posterior(X)
+        at = situation.objective.model.marginals(X[0])
         # Of an observation: the function's own uncertainty and the noise of a trial.
-        mean = float(posterior.mean)
-        sd = float((posterior.variance + situation.objective.model.likelihood.noise).sqrt())
+        mean = float(at.mean)
+        sd = float((at.variance + situation.objective.model.noise).sqrt())
         chances = [
             1.0 if chance is None else math.exp(float(chance.log_probability(X)))
             for chance in (situation.feasibility, situation.hard_budget)
