@@ -37,6 +37,7 @@ correlation of .4 to .9 with what rejection of 400,000 draws gives, and these he
 from __future__ import annotations
 
 import math
+import warnings
 
 import torch
 from botorch.acquisition import AcquisitionFunction
@@ -44,6 +45,7 @@ from botorch.utils.transforms import t_batch_mode_transform
 from torch import Tensor
 from torch.special import erfcx, log_ndtr
 
+from frugalbo.errors import FrugalWarning
 from frugalbo.models.target import PointModel
 
 _LEAST_VARIANCE = 1e-8  # of a posterior whose data know the point
@@ -138,6 +140,9 @@ def _truncated(mean: Tensor, cov: Tensor) -> tuple[Tensor, Tensor]:
 
     Returns:
         The precisions of the factors, not negative, and these times their means; both s x r.
+
+    Warns:
+        FrugalWarning: If the factors still move after 40 sweeps; on models of ours two to ten are enough.
     """
     precision, shift = torch.zeros_like(mean), torch.zeros_like(mean)
     prior = cov.diagonal(dim1=-2, dim2=-1)  # s x r
@@ -168,4 +173,9 @@ def _truncated(mean: Tensor, cov: Tensor) -> tuple[Tensor, Tensor]:
             S = S - (dp * scale)[:, None, None] * column.unsqueeze(-1) * column.unsqueeze(-2)
         if bool(((precision - before).abs() <= _SETTLED * precision + 1e-9).all()):
             break
+    else:
+        text = (
+            f"expectation propagation did not settle in {_SWEEPS} sweeps; the last one took the place of the end"
+        )
+        warnings.warn(text, FrugalWarning, stacklevel=4)
     return precision, shift

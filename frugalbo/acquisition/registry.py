@@ -165,7 +165,7 @@ def choose(name: str, situation: Situation) -> Chosen:
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(situation.seed)
         if situation.best() is None:
-            return Chosen(situation.log_chances, {"stage": "feasibility"})
+            return _chance_alone(situation)
         return ACQUISITIONS[name](situation)
 
 
@@ -236,6 +236,8 @@ def _budgeted_lookahead(s: Situation) -> Chosen:
 def _noisy_ei(s: Situation) -> Chosen:
     model = s.unbelieving.model
     X = _likely(s, model.seen)
+    if not len(X):
+        return _chance_alone(s)  # only a pending point is likely to meet the constraints
     with torch.no_grad():
         best = model.marginals(X).mean.argsort()[:_BASELINE]
     value = qLogNoisyExpectedImprovement(
@@ -256,8 +258,11 @@ def _noisy_ei(s: Situation) -> Chosen:
 def _joint_ei(s: Situation) -> Chosen:
     """Over the best mean of what is known; the pending points come in by what they may show."""
     model = s.unbelieving.model.negated()
+    X = _likely(s, model.seen)
+    if not len(X):
+        return _chance_alone(s)  # only a pending point is likely to meet the constraints
     with torch.no_grad():
-        best = float(model.marginals(_likely(s, model.seen)).mean.max())
+        best = float(model.marginals(X).mean.max())
     value = LogImprovementAdded(model, best, s.pending, draws=_SAMPLES, seed=s.seed)
     return Chosen(lambda X: value(X) + s.log_chances(X), {})
 
@@ -350,6 +355,10 @@ ACQUISITIONS: dict[str, Callable[[Situation], Chosen]] = {
 SLATES: dict[str, Callable[[Situation, int], Chosen]] = {"ts": _in_slate}
 
 
+def _chance_alone(s: Situation) -> Chosen:
+    return Chosen(s.log_chances, {"stage": "feasibility"})
+
+
 def _best(s: Situation) -> float:
     best = s.best()
     assert best is not None  # `choose` asks for the chance alone where nothing is there to improve upon
@@ -357,14 +366,18 @@ def _best(s: Situation) -> float:
 
 
 def _likely(s: Situation, X: Tensor) -> Tensor:
-    """Those of the points `X` (m x d) that are likely to meet the constraints; all, if none is."""
-    likely = s.is_likely(X)
-    return X[likely] if bool(likely.any()) else X
+    """Those of the points `X` (m x d) that are likely to meet the constraints."""
+    return X[s.is_likely(X)]
 
 
 def _candidates(s: Situation, model: PointModel) -> Tensor:
-    """Of the likely points of the pool, which may be large, those likeliest to be a sampled optimum."""
+    """Of the likely points of the pool, which may be large, those likeliest to be a sampled optimum.
+
+    Where the pool has no likely point, those that are known stand for it; `choose` has seen that there are some.
+    """
     pool = _likely(s, s.pool)
+    if not len(pool):
+        pool = _likely(s, model.seen)
     with torch.no_grad():
         at = model.marginals(pool)
         bound = at.mean + 2 * at.variance.sqrt()

@@ -11,7 +11,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from scipy.stats import spearmanr
 
-from frugalbo.acquisition.predictive_entropy import PredictiveEntropySearch, truncation
+from frugalbo.acquisition.predictive_entropy import PredictiveEntropySearch, _truncated, truncation
+from frugalbo.errors import FrugalWarning
 from frugalbo.models.map_fit import Hyperparameters
 from frugalbo.models.objective import ObjectiveGP, fit_objective
 
@@ -131,3 +132,9 @@ def test_the_gradient_of_the_truncation_is_finite_on_both_sides():
         (gradient,) = torch.autograd.grad(part.sum(), b, retain_graph=True)
         assert gradient.isfinite().all()
     assert torch.autograd.gradcheck(truncation, b.detach()[1:4].requires_grad_(True))
+
+
+def test_a_propagation_that_does_not_settle_says_so(monkeypatch):
+    monkeypatch.setattr("frugalbo.acquisition.predictive_entropy._SWEEPS", 1)
+    with pytest.warns(FrugalWarning, match="did not settle in 1 sweeps"):
+        _truncated(torch.tensor([[0.1, -0.4]]).double(), torch.tensor([[[1.0, 0.6], [0.6, 1.0]]]).double())

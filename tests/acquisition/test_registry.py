@@ -13,7 +13,9 @@ from frugalbo.acquisition import registry
 from frugalbo.acquisition.hard_budget import HardBudget
 from frugalbo.acquisition.registry import ACQUISITIONS, SLATES, Situation, choose, choose_slate
 from frugalbo.budget.cost import Features, FittedCost
+from frugalbo.constraint import OutcomeConstraint
 from frugalbo.explanation import _METHODS
+from frugalbo.models.constraint import fit_constraint
 from frugalbo.models.feasibility import FeasibilityGP
 from frugalbo.models.objective import Objective, fit_objective
 from frugalbo.propose import LIGHT, METHODS
@@ -185,6 +187,32 @@ def test_a_batch_of_points_is_one_point_at_a_time(name):
     situation = _situation(pending=torch.from_numpy(_data(3, seed=5)[0]))
     value, X = choose(name, situation).value, situation.pool[:11].unsqueeze(-2)
     assert torch.allclose(value(X), torch.cat([value(x.unsqueeze(0)) for x in X]), atol=1e-8)
+
+
+@EACH
+def test_a_pool_that_meets_no_constraint_is_no_reason_to_forget_the_constraint(name):
+    # Only two of the known points, with a first knob above 0.8, meet it, and none of the pool.
+    X, _ = _data(60)
+    constraint = fit_constraint(OutcomeConstraint("m", ">=", 0.8), X, X[:, 0], ())
+    pool = _situation().pool
+    objective = fit_objective(*_data(60), ())
+    situation = _situation(objective, pool=pool[pool[:, 0] < 0.6], constraints=(constraint,))
+    assert situation.best() is not None
+    values = _values(name, situation)
+    assert values.isfinite().all()
+    # The best of what is left is likelier to meet it than most.
+    assert situation.pool[values.argmax(), 0] > situation.pool[:, 0].median()
+
+
+@pytest.mark.parametrize("name", ["qei", "nei"])
+def test_while_only_what_is_pending_may_meet_the_constraints_their_chance_is_all(name):
+    X, losses = _data(13)
+    keep = X[:, 0] < 0.7
+    constraint = fit_constraint(OutcomeConstraint("m", ">=", 0.75), X[keep], X[keep, 0], ())
+    pending = torch.tensor([[0.95, 0.3, 0.3]], dtype=torch.float64)
+    situation = _situation(fit_objective(X[keep], losses[keep], ()), pending, constraints=(constraint,))
+    assert situation.best() is not None
+    assert choose(name, situation).why == {"stage": "feasibility"}
 
 
 def test_a_slate_is_the_best_of_each_of_its_draws():
