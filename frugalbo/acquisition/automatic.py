@@ -1,15 +1,21 @@
 """Which acquisition, by what is at stake: the rule of `method="auto"`.
 
-| costs over the space | and | choice | as |
+| at stake | and | choice | as |
 |---|---|---|---|
-| hardly differ, or do not count | results are mostly noise | `nei` | the best of them is likely a lucky one |
-| | else | `ei` | a trial is a trial |
-| differ | | `pbgi` | what a cheap answer leaves is worth something |
+| costs that differ over the space | | `pbgi` | what a cheap answer leaves is worth something |
+| else | results are mostly noise | `nei` | the best of them is likely a lucky one |
+| | four or more trials are pending | `qei` | any of them may become the best, which belief forgets |
+| | the budget pays for two or three more | `bmsei` | what each of them tells the next can be counted out |
+| | neither | `ei` | a trial is a trial |
 
-"Noise" is the share of the results' variance that the model does not explain by the configuration.
-Measured in `benchmarks/race.py`, where `ours` is this and `ours:NAME` each of them by itself. What is left of
-the budget has no say here: with a hard budget `pbgi` knows well enough when a trial is the last. Nor have
-the size of a batch and the fidelity.
+The first row that applies decides. "Noise" is the share of the results' variance that the model does not explain by
+the configuration. Over fidelities and environments the row chooses the point, and
+`frugalbo.acquisition.conditions` under which of them to look there.
+
+Where costs differ, `pbgi` stays what it is at the end of a budget and in batches: the chance that what is left pays for
+a trial is a part of every index, and with four workers neither `qei` nor `nei`, which are blind to cost, reached what
+it did. What is picked for batches of equal trials is measured in `benchmarks/batches.py`, the rest in
+`benchmarks/race.py`, where `ours` is this and `ours:NAME` each of them by itself.
 """
 
 from __future__ import annotations
@@ -23,21 +29,33 @@ from frugalbo.acquisition.registry import Situation
 
 _NOISY = 0.3
 _SAME_COST = 0.1  # standard deviation of the log of the predicted cost over the pool
+_MANY = 4  # trials pending
+_FEW = 3  # trials that the budget still pays for
 
 
 def pick(situation: Situation) -> tuple[str, str]:
     """The name of an acquisition, and why it was picked, as an end of a sentence that begins with "because"."""
     if situation.best() is None:
         return "ei", "nothing that is known meets the constraints, and until then all methods are the same"
+    left, pending = situation.trials_left, len(situation.pending)
     if situation.cost is None:
         costs = "nothing is known of costs or they do not count"
     else:
         with torch.no_grad():
-            spread = float(learned_log_cost(*situation.cost)(situation.pool.unsqueeze(-2)).std(correction=0))
+            log_cost = learned_log_cost(*situation.cost)(situation.pool.unsqueeze(-2))
+        if situation.hard_budget is not None:
+            left = min(left, situation.hard_budget.left_s / float(log_cost.median().exp()))
+        spread = float(log_cost.std(correction=0))
         if spread > _SAME_COST:
-            return "pbgi", f"predicted costs differ by a factor of about {math.exp(2 * spread):.2g} over the space"
+            differ = f"predicted costs differ by a factor of about {math.exp(2 * spread):.2g} over the space"
+            near = f", and what is left pays for {left:.1f} of the typical ones, which is a part of each index"
+            return "pbgi", differ + (near if left < _FEW + 1 else "")
         costs = "costs hardly differ"
     noise = float(situation.objective.model.noise)
     if noise > _NOISY:
         return "nei", f"{costs}, and noise is {noise:.0%} of the variance of the results"
+    if pending >= _MANY:
+        return "qei", f"{costs}, and {pending} trials are pending, any of which may become the best"
+    if 2 <= left < _FEW + 1:
+        return "bmsei", f"{costs}, and what is left pays for {int(left)} more trials"
     return "ei", costs

@@ -245,9 +245,10 @@ def choose_at(
         seed,
         trials_left,
         tuple(c.believing(at) for c in constraints) if len(at) else tuple(constraints),
-        conditions=len(looks.features),
     )
     method, because = pick(situation) if name == "auto" else (name, "")
+    if because and len(looks.features) > 1:
+        because += f"; of {len(looks.features)} conditions it is the one that tells most of this point for its price"
     told = {"method": method, "because": because} if because else {"method": method}
     values = _jointly(method, looks, situation, under_way)
     if values is not None:

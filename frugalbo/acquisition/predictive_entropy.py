@@ -174,8 +174,6 @@ def _truncated(mean: Tensor, cov: Tensor) -> tuple[Tensor, Tensor]:
         if bool(((precision - before).abs() <= _SETTLED * precision + 1e-9).all()):
             break
     else:
-        text = (
-            f"expectation propagation did not settle in {_SWEEPS} sweeps; the last one took the place of the end"
-        )
+        text = f"expectation propagation did not settle in {_SWEEPS} sweeps; the last one took the place of the end"
         warnings.warn(text, FrugalWarning, stacklevel=4)
     return precision, shift

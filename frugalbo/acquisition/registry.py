@@ -97,7 +97,6 @@ class Situation:
         seed: Of samples.
         trials_left: How many trials the budget still has.
         constraints: Models of the outcome constraints of which something is known, believing as `objective` does.
-        conditions: Under how many conditions a point can be looked at, see `frugalbo.acquisition.conditions`.
     """
 
     objective: Objective | Target
@@ -111,7 +110,6 @@ class Situation:
     seed: int
     trials_left: float = math.inf
     constraints: tuple[ConstraintModel, ...] = ()
-    conditions: int = 1
 
     @property
     def chances(self) -> tuple[Chance, ...]:
