@@ -17,7 +17,7 @@ LAYERS = [
     ["contradiction"],
     ["space"],
     ["budget.amounts"],
-    ["pool", "budget.ledger", "budget.stated", "budget.shape", "budget.worth"],
+    ["pool", "budget.ledger", "budget.stated", "budget.shape", "budget.worth", "budget.knapsack"],
     ["problem", "job", "explanation"],
     ["study"],
     ["store", "budget.cost", "models", "optim"],
