@@ -18,7 +18,7 @@ LAYERS = [
     ["space"],
     ["budget.amounts"],
     ["pool", "budget.ledger", "budget.stated", "budget.shape", "budget.worth", "budget.knapsack"],
-    ["problem", "job", "explanation"],
+    ["problem", "job", "explanation", "rollouts"],
     ["study"],
     ["store", "budget.cost", "models", "optim"],
     ["acquisition", "budget.afford"],
@@ -58,7 +58,7 @@ ONLY_IN = {
     "torch": HEAVY,
     "botorch": HEAVY,
     "gpytorch": HEAVY,
-    "scipy": HEAVY | {"report.importance"},
+    "scipy": HEAVY | {"report.importance", "rollouts"},
     "ray": set(),
     "pytest": {"testing"},
     "hypothesis": {"testing"},
@@ -66,7 +66,7 @@ ONLY_IN = {
 # Modules of a light layer that are imported when a model is first asked.
 LATE = {f"propose.{name}" for name in ("bo", "fit", "maximise", "prediction", "worth")}
 # Packages as such: their `__init__` only gathers names.
-PACKAGES = {"", "budget", "testing"}
+PACKAGES = {"", "budget", "rollouts", "testing"}
 
 RANK = {entry: rank for rank, layer in enumerate(LAYERS) for entry in layer}
 
