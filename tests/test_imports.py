@@ -17,7 +17,7 @@ LAYERS = [
     ["contradiction"],
     ["space"],
     ["budget.amounts"],
-    ["pool", "budget.ledger", "budget.stated", "budget.shape", "budget.worth", "budget.knapsack"],
+    ["pool", "budget.ledger", "budget.stated", "budget.shape", "budget.worth", "budget.knapsack", "budget.price"],
     ["problem", "job", "explanation", "rollouts"],
     ["study"],
     ["store", "budget.cost", "models", "optim"],
