@@ -61,7 +61,8 @@ def barrier_weights(L: Array, eta: float, power: int) -> Array:
 class Leader(MixedBandit):
     """Follows the regularised leader; a subclass says by which regulariser and how fast.
 
-    Of feedback that comes late, say with which `probability` the arm had been taken, so that estimates stay unbiased.
+    Of feedback that comes late, say with which `probability` the arm had been taken, so that estimates stay unbiased;
+    of an arm that was tried for reasons of somebody else's, that of these reasons, 1 if it is always tried.
     """
 
     t: int = field(init=False)

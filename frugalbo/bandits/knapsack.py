@@ -113,16 +113,16 @@ class KnapsackBandit(MixedBandit):
         if amounts.shape != self._budgets.shape:
             raise BanditError(f"expected a cost of {len(self._budgets)} amounts, got {cost!r}")
         self._learn_pull(arm, reward, np.minimum(amounts / self._unit, 1.0))
-        self.t += 1
         self.spent = self.spent + amounts
-        self.held[arm] = max(0, self.held[arm] - 1)
+        self._learn(arm, reward)
 
     def _learn(self, arm: int, reward: float) -> None:
-        raise NotImplementedError  # a pull has a cost, see `_learn_pull`
+        self.t += 1
+        self.held[arm] = max(0, self.held[arm] - 1)
 
     @abstractmethod
     def _learn_pull(self, arm: int, reward: float, cost: Array) -> None:
-        """Change the state, before the pull is charged; the cost is in units of the largest cap, `(d,)`."""
+        """Learn of a pull before it is charged and counted; the cost is in units of the largest cap, `(d,)`."""
 
     def probabilities(self) -> Array:
         """The mixture of the affordable arms."""
@@ -176,12 +176,11 @@ class UCBBwK(KnapsackBandit):
         values = (self.rewards[arms, None] / n)[:, 0]
         costs = self.costs[arms] / n
         rates = np.maximum(self.left / self._unit, 0.0) / (self.horizon - self.t)
-        p = best_mixture(
-            values + self._radius(values, n[:, 0]), np.maximum(costs - self._radius(costs, n), 0.0).T, rates
-        )
+        p = best_mixture(values + self.radius(values, n[:, 0]), np.maximum(costs - self.radius(costs, n), 0.0).T, rates)
         return p / p.sum() if p.any() else uniform(np.ones(len(arms), bool))
 
-    def _radius(self, means: Array, n: NDArray[np.int64]) -> Array:
+    def radius(self, means: Array, n: NDArray[np.int64]) -> Array:
+        """Half of the interval of means in [0, 1] after n pulls each; shapes that broadcast."""
         c = self.confidence * math.log(self.n_arms * (len(self.spent) + 1) * self.horizon)
         return np.sqrt(c * means / n) + c / n
 

@@ -40,7 +40,7 @@ def test_intervals_of_ucb_by_hand():
     bandit = UCBBwK(2, 100, [80.0], [[8.0], [4.0]])
     for _ in range(4):
         bandit.update(0, 0.5, [2.0])
-    assert bandit._radius(np.array([0.5]), np.array([4]))[0] == pytest.approx(0.42345, abs=1e-5)
+    assert bandit.radius(np.array([0.5]), np.array([4]))[0] == pytest.approx(0.42345, abs=1e-5)
     assert bandit.probabilities().tolist() == [0, 1]
     bandit.update(1, 0.2, [4.0])
     assert bandit.left.tolist() == [68.0]
