@@ -255,13 +255,14 @@ def _best(args: argparse.Namespace) -> int:
     if best is None:
         print(f"frugalbo: no trial of {record.id} has succeeded yet", file=sys.stderr)
         return 1
-    metric, value = study.problem.objective.metric, study.value(best)
+    metric, value, step = study.problem.objective.metric, study.best_value(), study.compared_at()
     if args.json:
-        facts = {"run": record.id, "trial": best.number, metric: value, "params": best.params}
+        facts = {"run": record.id, "trial": best.number, metric: value, "step": step, "params": best.params}
         print(json.dumps(facts | feasibility_json(study, best)))
     else:
         lacking = violation(study, best)
-        print(f"trial {best.number}: {metric} = {value:.6g}" + (f", but it {lacking}" if lacking else ""))
+        short = "" if step == study.problem.steps else f" at step {step}, as no trial has run to the end"
+        print(f"trial {best.number}: {metric} = {value:.6g}{short}" + (f", but it {lacking}" if lacking else ""))
         for name, setting in best.params.items():
             print(f"  {name} = {setting}")
     return 0

@@ -20,7 +20,7 @@ from rich.text import Text
 
 from frugalbo.budget.amounts import Resource
 from frugalbo.budget.ledger import Account, Balance
-from frugalbo.report.wording import amount, violation
+from frugalbo.report.wording import amount, best_value, violation
 from frugalbo.study import Ended, Event, Started, Status, Study, Trial, event_to_json
 
 _COLOURS = {
@@ -146,7 +146,7 @@ def _headline(study: Study, balance: Balance) -> Text:
         lacking = violation(study, best)
         which = f"trial {best.number}" + (f", which {lacking}" if lacking else "")
         parts.append(
-            f"{'nearest' if lacking else 'best'} {study.problem.objective.metric} {study.value(best):.5g} ({which})"
+            f"{'nearest' if lacking else 'best'} {study.problem.objective.metric} {best_value(study, 5)} ({which})"
         )
     return Text(", ".join(parts), style="bold")
 

@@ -21,7 +21,7 @@ from frugalbo.budget.cost import CostModel, CostPrediction, Predictor, predictor
 from frugalbo.budget.ledger import Balance
 from frugalbo.budget.stated import CostPrior
 from frugalbo.executors.base import Executor, Segment
-from frugalbo.scheduler.base import Finish, Preparing, Resume, Scheduler, Start, Stop
+from frugalbo.scheduler.base import Finish, Preparing, Resume, Scheduler, Start, Stop, Watching
 from frugalbo.session import OpenStudy
 from frugalbo.slot import Slot
 from frugalbo.study import Ended, Event, Failure, Outcome, Reported, Started, Status, Study
@@ -98,6 +98,7 @@ class RunLoop:
                     or "the scheduler has nothing more to try"
                 )
             ended = self._wait()
+            self._watch()
             # A slot that was taken away comes back without a word.
             settled = ended or len(self.executor.free_slots()) > free
             if not settled:
@@ -112,6 +113,12 @@ class RunLoop:
         if not events:
             self.study.renew()
         return any(isinstance(event, Ended) for event in events)
+
+    def _watch(self) -> None:
+        """Give up what the scheduler does not want to run on."""
+        if isinstance(self.scheduler, Watching):
+            for stop in self.scheduler.watch(self.study):
+                self.executor.cancel(stop.trial, Outcome.STOPPED)
 
     def _prepare(self) -> None:
         """If it is calm, once after each dispatch: let the scheduler get ready for the next, until a segment ends."""

@@ -189,6 +189,8 @@ class Trial:
 
     Args:
         reached: The last step that each segment reported, its start if it reported none.
+        reports: The metrics by step, in the order of steps.
+        times: When each of these reports came.
     """
 
     number: int
@@ -200,6 +202,7 @@ class Trial:
     ends: list[Ended] = field(default_factory=list)
     reached: list[int] = field(default_factory=list)
     reports: dict[int, Mapping[str, float]] = field(default_factory=dict)
+    times: dict[int, float] = field(default_factory=dict)
 
     @property
     def last_step(self) -> int:
@@ -265,6 +268,7 @@ class Study:
                     trial.reached[-1] = event.step
                     if event.step > trial.last_step:
                         trial.reports[event.step] = dict(event.metrics)
+                        trial.times[event.step] = event.at
             case Ended():
                 trial = self.trials[event.trial]
                 if self.ledger:
@@ -359,51 +363,69 @@ class Study:
         A trial got there if it reported that step or a later one, or if a segment that was granted it has ended as
         it should: a job need not report at the very steps at which trials are compared.
         """
+        return self.measured_by(trial, self.problem.objective.metric, step)
+
+    def measured_by(self, trial: Trial, metric: str, step: int) -> float | None:
+        """As `value_by`, for any metric."""
         ended = zip(trial.starts, trial.ends, strict=False)
         if trial.last_step < step and not any(s.until >= step and e.outcome in _ARRIVED for s, e in ended):
             return None
-        metric = self.problem.objective.metric
         value = next((m[metric] for at, m in reversed(trial.reports.items()) if at <= step and metric in m), math.nan)
         return value if math.isfinite(value) else None
 
-    def violations(self, trial: Trial, *, at: int | None = None) -> dict[str, float]:
+    def violations(self, trial: Trial, *, by: int | None = None) -> dict[str, float]:
         """The outcome constraints that `trial` does not meet, and by how much, in the metric's units.
 
-        As measured, in the report of the objective's value (or of step `at`). A metric that was not reported
+        As measured, in the report of the objective's value, or by the step `by`. A metric that was not reported
         there, or is not finite, is beyond its bound by infinity.
         """
-        excess = {str(c): c.excess(self.measured(trial, c.metric, at=at)) for c in self.problem.bounds}
-        return {text: by for text, by in excess.items() if by > 0}
+        excess = {str(c): c.excess(self._bounded(trial, c.metric, by)) for c in self.problem.bounds}
+        return {text: beyond for text, beyond in excess.items() if beyond > 0}
 
-    def violation(self, trial: Trial, *, at: int | None = None) -> float:
+    def violation(self, trial: Trial, *, by: int | None = None) -> float:
         """How far `trial` is from meeting all outcome constraints: 0 where it does.
 
         The sum over constraints of what is beyond the bound, as a share of the bound's size (as it is,
         for a bound of 0).
         """
-        return math.fsum(c.share(self.measured(trial, c.metric, at=at)) for c in self.problem.bounds)
+        return math.fsum(c.share(self._bounded(trial, c.metric, by)) for c in self.problem.bounds)
 
-    def is_feasible(self, trial: Trial) -> bool:
-        """Whether `trial` has a value and meets all outcome constraints, as measured."""
-        return self.value(trial) is not None and not self.violations(trial)
+    def _bounded(self, trial: Trial, metric: str, by: int | None) -> float | None:
+        return self.measured(trial, metric) if by is None else self.measured_by(trial, metric, by)
+
+    def is_feasible(self, trial: Trial, *, by: int | None = None) -> bool:
+        """Whether `trial` has a value and meets all outcome constraints, as measured; by the step `by`, if given."""
+        value = self.value(trial) if by is None else self.value_by(trial, by)
+        return value is not None and not self.violations(trial, by=by)
 
     def best(self) -> Trial | None:
         """The trial with the best objective at the full number of steps; the earliest of equals.
 
-        While none was run so far, the best of those that got to `compared_at`, which is shorter then.
+        While no trial has a value there, the best of those that got to `compared_at`.
 
         Only those count that meet the outcome constraints; while none does, the one that violates them
         least (`violation`) is the best, which `is_feasible` tells.
         """
-        known = [(trial, value) for trial in self.trials.values() if (value := self.value(trial)) is not None]
-        at = None
-        if not known and (step := self.compared_at()) is not None:
-            known = [(t, value) for t in self.trials.values() if (value := self.value_by(t, step)) is not None]
-            at = step
-        if not known:
-            return None
+        by = self._short_of_the_end()
+        values = ((t, self.value(t) if by is None else self.value_by(t, by)) for t in self.trials.values())
         to_loss = self.problem.objective.to_loss
-        return min(known, key=lambda tv: (self.violation(tv[0], at=at), to_loss(tv[1]), tv[0].number))[0]
+        known = [(self.violation(t, by=by), to_loss(value), t.number) for t, value in values if value is not None]
+        return self.trials[min(known)[-1]] if known else None
+
+    def best_value(self) -> float | None:
+        """The objective of the best trial, by `compared_at`."""
+        best, by = self.best(), self._short_of_the_end()
+        return None if best is None else self.value(best) if by is None else self.value_by(best, by)
+
+    def best_is_feasible(self) -> bool:
+        """Whether the best trial meets all outcome constraints, by `compared_at`; False if there is none."""
+        best = self.best()
+        return best is not None and self.is_feasible(best, by=self._short_of_the_end())
+
+    def _short_of_the_end(self) -> int | None:
+        """`compared_at` where that is short of the full number of steps."""
+        at = self.compared_at()
+        return None if at == self.problem.steps else at
 
     def compared_at(self) -> int | None:
         """The step at which `best` compares trials: the full number of steps, if any trial has a value there.

@@ -62,12 +62,17 @@ class Report:
     @property
     def is_feasible(self) -> bool:
         """Whether the best trial meets all outcome constraints; False if there is none."""
-        return self.best is not None and self.study.is_feasible(self.best)
+        return self.study.best_is_feasible()
 
     @property
     def best_value(self) -> float | None:
-        """The objective of the best trial."""
-        return self.study.value(self.best) if self.best else None
+        """The objective of the best trial, at the step `compared_at`."""
+        return self.study.best_value()
+
+    @property
+    def compared_at(self) -> int | None:
+        """The step at which trials were compared: the full number of steps, as soon as one trial has run so far."""
+        return self.study.compared_at()
 
     @property
     def default_value(self) -> float | None:
@@ -105,6 +110,7 @@ class Report:
             else {
                 "trial": self.best.number,
                 "value": self.best_value,
+                "step": self.compared_at,
                 "params": dict(self.best.params),
                 **feasibility_json(study, self.best),
             },
@@ -203,7 +209,7 @@ def _best_lines(study: Study) -> list[str]:
     best, metric = study.best(), study.problem.objective.metric
     if best is None:
         return [f"No trial has a result; {wording.gain(study)}." if study.trials else "No trial was started."]
-    value = f"trial {best.number}, {metric} {wording.number(study.value(best), 6)}"
+    value = f"trial {best.number}, {metric} {wording.best_value(study, 6)}"
     lacking = wording.violation(study, best)
     lines = [f"Nearest: {value}, but it {lacking}" if lacking else f"Best: {value}; {wording.gain(study)}"]
     against = against_defaults(study)

@@ -198,7 +198,7 @@ def _configuration(study: Study) -> str:
         cells = f"<th scope=row>{text(name, 60)}</th><td class=range>{_range(p, value, default)}</td>"
         cells += f"<td{changed}>{text(wording.setting(value), 80)}</td>"
         rows.append(f"<tr>{cells}{f'<td>{text(wording.setting(default), 80)}</td>' if against else ''}</tr>")
-    result = f"<th scope=row>{metric}</th><td class=range></td><td><b>{wording.number(study.value(best), 5)}</b></td>"
+    result = f"<th scope=row>{metric}</th><td class=range></td><td><b>{text(wording.best_value(study, 5))}</b></td>"
     if against:
         result += f"<td>{wording.number(against.default_value, 5)}</td>"
     key = '<p class="key"><span class="best">●</span> best' + (

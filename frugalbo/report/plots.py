@@ -433,5 +433,5 @@ def _slices_title(study: Study) -> str:
         return "No result; crosses are failed trials"
     names = study.problem.space.names
     shown = ", ".join(f"{n} {wording.setting(best.params[n])}" for n in names[:4] if n in best.params)
-    which = "best" if study.is_feasible(best) else "nearest to the constraints"
+    which = "best" if study.best_is_feasible() else "nearest to the constraints"
     return look.plain(f"The {which} is at {shown}" + (", …" if len(names) > 4 else ""), 95)

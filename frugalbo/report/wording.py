@@ -110,8 +110,8 @@ def headline(study: Study) -> str:
     spent = spent_of_budget(study)
     if best is None:
         return f"No result after {spent}" if study.trials else "Nothing has run yet"
-    if not study.is_feasible(best):
-        nearest = f"{metric} {number(study.value(best))} of trial {best.number} {violation(study, best)}"
+    if not study.best_is_feasible():
+        nearest = f"{metric} {best_value(study)} of trial {best.number} {violation(study, best)}"
         return f"No result meets the constraints after {spent}; the nearest, {nearest}"
     against = against_defaults(study)
     end = ""
@@ -122,7 +122,14 @@ def headline(study: Study) -> str:
         end = f"; defaults {number(against.default_value)}" + (f", which {lacking}" if lacking else "")
     elif against is not None:
         end = "; no result of the defaults"
-    return f"Best {metric} {number(study.value(best))} after {spent}{end}"
+    return f"Best {metric} {best_value(study)} after {spent}{end}"
+
+
+def best_value(study: Study, digits: int = 4) -> str:
+    """The best trial's objective, and at which step that was if no trial has run to the end."""
+    at, steps = study.compared_at(), study.problem.steps
+    value = number(study.best_value(), digits)
+    return value if at in (steps, None) else f"{value} at step {at} of {steps} (no trial has run to the end)"
 
 
 def violation(study: Study, trial: Trial) -> str:
@@ -130,10 +137,15 @@ def violation(study: Study, trial: Trial) -> str:
 
     Such as `violates peak_gib <= 8 by 1.2, has no accuracy (accuracy >= 0.9)`.
     """
+    at = None if study.value(trial) is not None else study.compared_at()
+
+    def measured(metric: str) -> float | None:
+        return study.measured(trial, metric) if at is None else study.measured_by(trial, metric, at)
+
     parts = [
         f"violates {c} by {number(by, 3)}" if math.isfinite(by) else f"has no {c.metric} ({c})"
         for c in study.problem.bounds
-        if (by := c.excess(study.measured(trial, c.metric))) > 0
+        if (by := c.excess(measured(c.metric))) > 0
     ]
     return ", ".join(parts)
 

@@ -7,6 +7,8 @@
 | `sh` | successive halving, one bracket after the other |
 | `hyperband` | all of Hyperband's brackets, round after round |
 | `asha` | asynchronous successive halving: pauses every trial at each rung, and sends the best on |
+| `asha-stop` | the same, but stops at each rung who is not among the best; needs no checkpoints |
+| `median` | stops who is worse than the median of the completed trials was on average |
 """
 
 from __future__ import annotations
@@ -18,6 +20,7 @@ from frugalbo.scheduler.base import Scheduler
 from frugalbo.scheduler.fixed import FixedScheduler
 from frugalbo.scheduler.hyperband import HyperbandScheduler, SuccessiveHalvingScheduler
 from frugalbo.scheduler.rungs import SchedulerError
+from frugalbo.scheduler.stopping import AshaStoppingScheduler, MedianScheduler
 
 __all__ = ["SCHEDULERS", "Scheduler", "SchedulerError", "make_scheduler"]
 
@@ -27,6 +30,8 @@ _BY_NAME: dict[str, type[FixedScheduler]] = {
     "sh": SuccessiveHalvingScheduler,
     "hyperband": HyperbandScheduler,
     "asha": AshaScheduler,
+    "asha-stop": AshaStoppingScheduler,
+    "median": MedianScheduler,
 }
 SCHEDULERS = tuple(_BY_NAME)
 

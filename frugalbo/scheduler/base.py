@@ -82,3 +82,15 @@ class Preparing(Protocol):
             is_over: To be asked often; once it is true, something has happened and `decide` may be next.
         """
         ...
+
+
+@runtime_checkable
+class Watching(Protocol):
+    """A scheduler that gives up running trials by what they report."""
+
+    def watch(self, study: Study) -> Sequence[Stop]:
+        """The running trials to give up now; pure as `decide` is. Asked whenever something was reported or has ended.
+
+        A trial may be named again until it has ended.
+        """
+        ...

@@ -15,7 +15,7 @@ from frugalbo.propose.base import Preparing, Proposer
 from frugalbo.scheduler.base import Decision
 from frugalbo.scheduler.purse import Purse, start_suggestions
 from frugalbo.slot import Slot
-from frugalbo.study import Status, Study
+from frugalbo.study import Status, Study, Trial
 
 
 class FixedScheduler:
@@ -42,7 +42,7 @@ class FixedScheduler:
         """
         purse = Purse(study, balance, slots, self.cost_model, self.trial_cap_s)
         for trial in study.with_status(Status.PAUSED):
-            if purse.waiting:
+            if purse.waiting and self._goes_on(study, trial):
                 purse.resume(trial, trial.planned)
         steps = study.problem.steps
         start_suggestions(purse, self.proposer, study, lambda suggestion: purse.start(suggestion, steps, steps))
@@ -52,3 +52,7 @@ class FixedScheduler:
         """Let the proposer get ready, if it can."""
         if isinstance(self.proposer, Preparing):
             self.proposer.prepare(study, is_over)
+
+    def _goes_on(self, study: Study, trial: Trial) -> bool:
+        """Whether an interrupted trial is to be resumed."""
+        return study.value(trial) is None
