@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 __version__ = "0.1.0"
 
 _WHERE = {
-    "frugalbo.api": ("open_study", "resume", "tune"),
+    "frugalbo.api": ("open_study", "pause", "resume", "tune"),
     "frugalbo.budget.amounts": ("Budget", "Cost"),
     "frugalbo.budget.ledger": ("Balance", "Ledger"),
     "frugalbo.budget.stated": ("CostPrior",),
@@ -34,7 +34,7 @@ _MODULE_OF = {name: module for module, names in _WHERE.items() for name in names
 __all__ = sorted(_MODULE_OF)  # pyright: ignore[reportUnsupportedDunderAll]
 
 if TYPE_CHECKING:
-    from frugalbo.api import open_study, resume, tune
+    from frugalbo.api import open_study, pause, resume, tune
     from frugalbo.budget.amounts import Budget, Cost
     from frugalbo.budget.ledger import Balance, Ledger
     from frugalbo.budget.stated import CostPrior

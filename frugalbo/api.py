@@ -15,7 +15,7 @@ from threading import Thread
 from typing import Any
 
 from frugalbo.budget.amounts import Budget, parse_amount
-from frugalbo.budget.cost import cost_model
+from frugalbo.budget.cost import CostModel, cost_model
 from frugalbo.budget.ledger import Ledger
 from frugalbo.budget.stated import StatedCost
 from frugalbo.budget.worth import MinGain
@@ -26,7 +26,8 @@ from frugalbo.problem import IN_MEMORY, Problem, load_problem
 from frugalbo.propose import LIGHT, Proposer, make_proposer, preload
 from frugalbo.report import Report
 from frugalbo.run import Observer, RunLoop
-from frugalbo.scheduler.fixed import FixedScheduler
+from frugalbo.scheduler import make_scheduler
+from frugalbo.scheduler.base import Scheduler
 from frugalbo.session import OpenStudy
 from frugalbo.store import Lease, RunRecord, Store
 from frugalbo.study import Study
@@ -42,6 +43,7 @@ class Settings:
 
     Args:
         method: How configurations are chosen; one of `frugalbo.propose.METHODS`.
+        scheduler: How long each is run; one of `frugalbo.scheduler.SCHEDULERS`.
         devices: Slots as text, such as `"cuda:0,1"` or `"cpu:2x4"`; None for all that are found.
         dollars_per_hour: The price of one device.
         trial_cap_s: The most seconds that any segment may take.
@@ -50,6 +52,7 @@ class Settings:
     """
 
     method: str = "auto"
+    scheduler: str = "auto"
     devices: str | None = None
     dollars_per_hour: float = 0.0
     trial_cap_s: float | None = None
@@ -76,6 +79,14 @@ class Settings:
         """
         price = None if self.min_gain is None else MinGain.of(self.min_gain)
         return make_proposer(self.method, problem, seed=seed, min_gain=price)
+
+    def make_scheduler(self, proposer: Proposer, costs: CostModel | None) -> Scheduler:
+        """What answers to `scheduler`.
+
+        Raises:
+            SchedulerError: If there is none of that name.
+        """
+        return make_scheduler(self.scheduler, proposer, costs, trial_cap_s=self.trial_cap_s)
 
     @property
     def is_priced(self) -> bool:
@@ -110,6 +121,7 @@ def tune(
     budget: Budget | str | float | Mapping[str, Any],
     seed: int = 0,
     method: str = "auto",
+    scheduler: str = "auto",
     devices: str | None = None,
     dollars_per_hour: float = 0.0,
     pools: Sequence[Pool | Mapping[str, Any]] | str | Path | None = None,
@@ -128,6 +140,9 @@ def tune(
             device-seconds, or several limits at once; see `Budget.of`.
         seed: Of all choices that frugalbo makes, and of the jobs.
         method: How configurations are chosen: `"auto"`, `"pbgi"`, `"kg"` ... `"random"`; see `frugalbo.propose`.
+        scheduler: How long each is run: `"fixed"` (to the end), `"asha"`, `"asha-stop"`, `"hyperband"`, `"sh"`,
+            `"median"` or `"auto"`; see `frugalbo.scheduler`. They compare trials short of the end only where the
+            problem has a fidelity.
         devices: Such as `"cuda:0,1"` or `"cpu:2x4"`; all that are found by default.
         dollars_per_hour: The price of one device, for a budget of money.
         pools: Devices of several prices and speeds, perhaps with budgets of their own, in the place of
@@ -146,7 +161,7 @@ def tune(
     """
     problem = _stating(problem, cost)
     read = None if pools is None else read_pools(pools)
-    settings = Settings(method, devices, dollars_per_hour, seconds(trial_cap), min_gain, read)
+    settings = Settings(method, scheduler, devices, dollars_per_hour, seconds(trial_cap), min_gain, read)
     amount = Budget.of(budget)
     is_free = not settings.is_priced and executor is None
     if amount.dollars is not None and is_free:
@@ -185,6 +200,25 @@ def resume(
     with ExitStack() as stack:
         handle = _stored(stack, run, storage, problem, budget, min_gain, pools)
         return _run(handle, executor or _local_executor(handle.problem, handle.settings), observe)
+
+
+def pause(run: str | None = None, *, storage: str | Path = DEFAULT_STORAGE) -> str:
+    """Ask the controller of a run, wherever it is, to end with all trials paused; `resume` goes on with it.
+
+    Within seconds it asks the running segments to save and end, and then ends itself.
+
+    Args:
+        run: Its name; the newest by default.
+        storage: Where it is stored.
+
+    Returns:
+        The run's name.
+
+    Raises:
+        LeaseError: If no controller is at work on it.
+    """
+    with Store(storage) as store:
+        return store.ask_to_pause(run)
 
 
 def open_study(
@@ -261,7 +295,7 @@ def _new(
     settings: Settings,
     storage: str | Path | None,
 ) -> Handle:
-    settings.proposer(problem, seed)  # refuses an unknown method before anything is written
+    settings.make_scheduler(settings.proposer(problem, seed), None)  # refuses unknown names before anything is written
     if storage is None:
         folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="frugalbo-", ignore_cleanup_errors=True)))
         return Handle(problem, budget, seed, settings, folder)
@@ -363,7 +397,7 @@ def _run(handle: Handle, executor: Executor, observe: Observer | None) -> Report
     costs = cost_model(handle.problem, _CONFIDENCE)
     loop = RunLoop(
         study=study,
-        scheduler=FixedScheduler(study.proposer, costs, trial_cap_s=handle.settings.trial_cap_s),
+        scheduler=handle.settings.make_scheduler(study.proposer, costs),
         executor=executor,
         cost_model=costs,
         folder=handle.folder,

@@ -1,4 +1,4 @@
-"""The command line: `frugalbo tune | resume | status | best | explain | report | export`.
+"""The command line: `frugalbo tune | pause | resume | status | best | explain | report | export`.
 
 Results go to stdout, refusals to stderr in one sentence with exit code 2. Exit code 1 says that
 the run ended without a single successful trial, or without one that meets its constraints, 130 that
@@ -93,6 +93,7 @@ def _parser() -> argparse.ArgumentParser:
         default="auto",
         help="auto, bo, pbgi, bmsei, ei, qei, nei, ucb, kg, mes, jes, pes, ts, sobol, random",
     )
+    tune.add_argument("--scheduler", default="auto", help="auto, fixed, sh, hyperband, asha, asha-stop, median")
     tune.add_argument("--min-gain", metavar="GAIN", help="stop when less is to be expected, such as '0.001 per 60s'")
     tune.add_argument("--seed", type=int, default=0)
     tune.add_argument("--command", help="a command to tune, with {name} where a parameter goes")
@@ -109,6 +110,9 @@ def _parser() -> argparse.ArgumentParser:
     )  # fmt: skip
     tune.add_argument("--steps", type=int, help="for --command: the steps of a full trial, if it reports by step")
     tune.set_defaults(call=_tune)
+
+    pause = commands.add_parser("pause", parents=[which], help="end a run that is at work, so that it can be resumed")
+    pause.set_defaults(call=_pause)
 
     resume = commands.add_parser("resume", parents=[which, view, out], help="go on with a run")
     resume.add_argument("--budget", help="a new budget for the whole run, what is spent included")
@@ -149,6 +153,7 @@ def _tune(args: argparse.Namespace) -> int:
             budget=args.budget,
             seed=args.seed,
             method=args.method,
+            scheduler=args.scheduler,
             devices=args.devices,
             dollars_per_hour=args.price,
             pools=args.pools,
@@ -159,6 +164,14 @@ def _tune(args: argparse.Namespace) -> int:
             observe=view,
         )
     return _finish(report, args)
+
+
+def _pause(args: argparse.Namespace) -> int:
+    from frugalbo.api import pause
+
+    run = pause(args.run, storage=_existing(args))
+    print(f"{run} is pausing; go on with: frugalbo resume {run}")
+    return 0
 
 
 def _resume(args: argparse.Namespace) -> int:
@@ -178,7 +191,7 @@ def _resume(args: argparse.Namespace) -> int:
 
 def _finish(report: Report, args: argparse.Namespace) -> int:
     from frugalbo.report.wording import violation
-    from frugalbo.run import INTERRUPTED, TOO_SMALL
+    from frugalbo.run import INTERRUPTED, PAUSED, TOO_SMALL
 
     page = None
     if not args.no_report:
@@ -192,6 +205,9 @@ def _finish(report: Report, args: argparse.Namespace) -> int:
     if report.stop_reason == INTERRUPTED:
         print(f"go on with: frugalbo resume {report.run_id}", file=sys.stderr)
         return 130
+    if report.stop_reason == PAUSED:
+        print(f"go on with: frugalbo resume {report.run_id}", file=sys.stderr)
+        return 0
     if report.best is None:
         print(f"frugalbo: {report.stop_reason}", file=sys.stderr)
         return 2 if report.stop_reason.startswith(TOO_SMALL) else 1

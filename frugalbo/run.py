@@ -36,6 +36,7 @@ _LOOK_S = 0.01  # how often preparing looks whether something has happened
 # and the jobs raise or die, twice as many where they succeeded before, diverge or hit their caps.
 _CRASH_LOOP = 5
 INTERRUPTED = "interrupted by the user"
+PAUSED = "paused by the user"
 TOO_SMALL = "the budget is smaller than one trial"
 
 Observer = Callable[[Study, Balance, Sequence[Event]], None]
@@ -98,6 +99,9 @@ class RunLoop:
                     or "the scheduler has nothing more to try"
                 )
             ended = self._wait()
+            if self.study.is_asked_to_pause:
+                self._interrupt()
+                return PAUSED
             self._watch()
             # A slot that was taken away comes back without a word.
             settled = ended or len(self.executor.free_slots()) > free

@@ -84,6 +84,11 @@ class OpenStudy(Study):
         if self._lease:
             self._lease.renew()
 
+    @property
+    def is_asked_to_pause(self) -> bool:
+        """Whether the user wants this controller to end with all trials paused, see `frugalbo.pause`."""
+        return self._lease is not None and self._lease.is_asked_to_pause
+
     def balance(self) -> Balance:
         """The accounts as of now."""
         self.ledger.pass_time(self._wall_before + max(0.0, self._clock() - self._opened))

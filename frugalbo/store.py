@@ -6,6 +6,7 @@
 | `frugalbo_runs` | a run, with its spec as JSON |
 | `frugalbo_events` | an event of a run, numbered 1, 2, 3.. without gaps, as JSON |
 | `frugalbo_sessions` | the time during which one controller held the lease of a run |
+| `frugalbo_pauses` | a session whose controller was asked to end with all trials paused |
 
 Events are only ever added; what changes is a session's heartbeat, and a run's spec when it is
 amended. A run is written by the one controller that holds its `Lease`. Everybody may read at any
@@ -69,6 +70,12 @@ _SESSIONS = sa.Table(
     sa.Column("renewed_at", sa.Double, nullable=False),
     sa.Column("released_at", sa.Double),
     sa.Column("seconds", sa.Double, nullable=False),
+)
+# Made when it is first needed: journals of earlier versions have none.
+_PAUSES = sa.Table(
+    "frugalbo_pauses",
+    sa.MetaData(),
+    sa.Column("session", sa.Integer, primary_key=True, autoincrement=False),
 )
 
 
@@ -192,6 +199,24 @@ class Store:
             assert key is not None
             return Lease(self, run_id, run, session=key[0], last=_last(connection, run))
 
+    def ask_to_pause(self, run_id: str | None = None) -> str:
+        """Ask the controller that holds a run (the newest by default) to pause it; returns the run's id.
+
+        Raises:
+            LeaseError: If no live controller holds it.
+        """
+        if not self._open():
+            raise StorageError(f"there are no runs in {self}")
+        with self._begin(write=True) as connection:
+            row = self._find(connection, run_id)
+            held = _open_session(connection, row.number)
+            if held is None or not _is_alive(held):
+                raise LeaseError(f"run {row.id} is not running, so there is nothing to pause")
+            _PAUSES.create(connection, checkfirst=True)
+            if not _is_asked_to_pause(connection, held.number):
+                connection.execute(_PAUSES.insert().values(session=held.number))
+        return str(row.id)
+
     def wall_seconds(self, run_id: str) -> float:
         """How long controllers have held this run.
 
@@ -308,16 +333,18 @@ class Lease:
 
     Attributes:
         last: The number of the last event.
+        is_asked_to_pause: Whether somebody called `Store.ask_to_pause`, as of about a second ago.
     """
 
     def __init__(self, store: Store, run_id: str, run: int, *, session: int, last: int) -> None:
         self.run_id = run_id
         self.last = last
+        self.is_asked_to_pause = False
         self._store = store
         self._run = run
         self._session = session
         self._pid = os.getpid()
-        self._began = self._beat = time.monotonic()
+        self._began = self._beat = self._looked = time.monotonic()
 
     def append(self, *events: Event) -> None:
         """Write events: all of them or none, on the disk when this returns. Also renews.
@@ -372,6 +399,9 @@ class Lease:
             # One statement asks and renews: were they two, a takeover could come between them.
             if connection.execute(_SESSIONS.update().where(mine).values(values)).rowcount != 1:
                 raise refusal
+            if beat - self._looked >= 1:
+                self.is_asked_to_pause = _is_asked_to_pause(connection, self._session)
+                self._looked = beat
             yield connection
         self._beat = beat
 
@@ -455,6 +485,12 @@ def _last(connection: sa.Connection, run: int) -> int:
 def _open_session(connection: sa.Connection, run: int) -> sa.Row[Any] | None:
     query = _SESSIONS.select().where(_SESSIONS.c.run == run, _SESSIONS.c.released_at.is_(None))
     return connection.execute(query).one_or_none()
+
+
+def _is_asked_to_pause(connection: sa.Connection, session: int) -> bool:
+    if not sa.inspect(connection).has_table(_PAUSES.name):
+        return False
+    return connection.scalar(_PAUSES.select().where(_PAUSES.c.session == session)) is not None
 
 
 def _holder(session: sa.Row[Any]) -> str:
