@@ -333,8 +333,9 @@ class Study:
 
     def with_status(self, *statuses: Status) -> list[Trial]:
         """The trials with one of these statuses, by number."""
-        found = [trial for status in set(statuses) for trial in self._by_status[status].values()]
-        return sorted(found, key=lambda trial: trial.number)
+        return [
+            self.trials[number] for number in sorted(n for status in set(statuses) for n in self._by_status[status])
+        ]
 
     def count(self, *statuses: Status) -> int:
         """How many trials have one of these statuses."""

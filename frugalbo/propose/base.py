@@ -12,6 +12,7 @@ import math
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Protocol, runtime_checkable
+from weakref import WeakKeyDictionary
 
 import numpy as np
 
@@ -22,6 +23,9 @@ from frugalbo.study import Study
 # Spaces with at most so many configurations are listed when sampling finds nothing new.
 _LISTABLE = 100_000
 _NEARBY_TRIES = 10_000
+
+_Key = tuple[tuple[str, str, Any], ...]
+_SEEN: WeakKeyDictionary[Study, tuple[int, set[_Key]]] = WeakKeyDictionary()  # up to which revision
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,17 +76,20 @@ class Tried:
     """The configurations that must not be suggested again."""
 
     def __init__(self, study: Study) -> None:
-        self._keys = {_key(trial.params) for trial in study.trials.values()}
+        self._known = _keys_of(study)
+        self._own: set[_Key] = set()
 
     def __contains__(self, params: Params) -> bool:
-        return _key(params) in self._keys
+        key = _key(params)
+        return key in self._known or key in self._own
 
     def __len__(self) -> int:
-        return len(self._keys)
+        return len(self._known) + len(self._own)
 
     def add(self, params: Params) -> None:
         """From now on, `params` is tried."""
-        self._keys.add(_key(params))
+        if params not in self:
+            self._own.add(_key(params))
 
 
 def first_configuration(study: Study) -> tuple[Params, str] | None:
@@ -174,6 +181,14 @@ def _unit_levels(space: Space, i: int) -> list[float]:
     return [p.to_unit(v) for v in values]  # type: ignore[union-attr]
 
 
-def _key(params: Params) -> tuple[tuple[str, str, Any], ...]:
+def _keys_of(study: Study) -> set[_Key]:
+    """Of the study's trials; kept with the study, as it may have a hundred thousand of them."""
+    since, keys = _SEEN.get(study, (0, set()))
+    keys.update(_key(trial.params) for trial in study.changed(since))
+    _SEEN[study] = study.revision, keys
+    return keys
+
+
+def _key(params: Params) -> _Key:
     # True is not 1 here, but 1 and 1.0 are the same number.
     return tuple(sorted((k, "b" if isinstance(v, bool) else "", v) for k, v in params.items()))
