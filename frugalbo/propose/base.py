@@ -80,7 +80,7 @@ class Tried:
         self._own: set[_Key] = set()
 
     def __contains__(self, params: Params) -> bool:
-        key = _key(params)
+        key = key_of(params)
         return key in self._known or key in self._own
 
     def __len__(self) -> int:
@@ -89,7 +89,7 @@ class Tried:
     def add(self, params: Params) -> None:
         """From now on, `params` is tried."""
         if params not in self:
-            self._own.add(_key(params))
+            self._own.add(key_of(params))
 
 
 def first_configuration(study: Study) -> tuple[Params, str] | None:
@@ -168,7 +168,7 @@ def _configurations(space: Space) -> Iterator[Params]:
     seen = set()
     for u in itertools.product(*axes):
         params = space.decode(np.array(u))
-        if (key := _key(params)) not in seen:
+        if (key := key_of(params)) not in seen:
             seen.add(key)
             yield params
 
@@ -183,12 +183,15 @@ def _unit_levels(space: Space, i: int) -> list[float]:
 
 def _keys_of(study: Study) -> set[_Key]:
     """Of the study's trials; kept with the study, as it may have a hundred thousand of them."""
+    if not isinstance(study, Study):  # a look-alike without a history, with trials that have not started
+        return {key_of(trial.params) for trial in study.trials.values()}
     since, keys = _SEEN.get(study, (0, set()))
-    keys.update(_key(trial.params) for trial in study.changed(since))
+    keys.update(key_of(trial.params) for trial in study.changed(since))
     _SEEN[study] = study.revision, keys
     return keys
 
 
-def _key(params: Params) -> _Key:
+def key_of(params: Params) -> _Key:
+    """What two configurations have in common if and only if they are the same."""
     # True is not 1 here, but 1 and 1.0 are the same number.
     return tuple(sorted((k, "b" if isinstance(v, bool) else "", v) for k, v in params.items()))

@@ -42,7 +42,7 @@ class FixedScheduler:
         """
         purse = Purse(study, balance, slots, self.cost_model, self.trial_cap_s)
         for trial in study.with_status(Status.PAUSED):
-            if purse.waiting and self._goes_on(study, trial):
+            if purse.is_open and self._goes_on(study, trial):
                 purse.resume(trial, trial.planned)
         steps = study.problem.steps
         start_suggestions(purse, self.proposer, study, lambda suggestion: purse.start(suggestion, steps, steps))

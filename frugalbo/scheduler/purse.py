@@ -6,19 +6,22 @@ what it would hold is set aside before the next: so what is decided together can
 
 from __future__ import annotations
 
+import itertools
+from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 
 from frugalbo.budget.afford import Refusal, quote
 from frugalbo.budget.cost import CostModel, CostPrediction, Predictor, predictor
 from frugalbo.budget.ledger import Balance
-from frugalbo.propose.base import Proposer, Suggestion
+from frugalbo.propose.base import Proposer, Suggestion, key_of
 from frugalbo.scheduler.base import Decision, Finish, Resume, Start
 from frugalbo.slot import Slot
-from frugalbo.space import Params
 from frugalbo.study import Study, Trial
 
 # How many more configurations are looked at, in turn, before none is taken for affordable.
 _MORE = (8, 64)
+# For more slots than this the proposer is asked little by little: near the end hardly anything is affordable.
+_AT_ONCE = sum(_MORE)
 
 
 class Purse:
@@ -30,8 +33,7 @@ class Purse:
 
     Attributes:
         decisions: Those that can be paid for, in their order.
-        waiting: The slots that no decision took yet.
-        hopeless: Whether nothing more can be paid for, whatever it is.
+        waiting: How many slots no decision took yet.
     """
 
     def __init__(
@@ -43,9 +45,12 @@ class Purse:
         trial_cap_s: float | None = None,
     ) -> None:
         self.balance = balance
-        self.waiting = list(slots)
+        self.waiting = len(slots)
+        self._kinds: dict[tuple[object, ...], deque[tuple[int, Slot]]] = {}  # like slots, with their places in line
+        for place, slot in enumerate(slots):
+            kind = (slot.pool, slot.devices, slot.dollars_per_hour, slot.speed)
+            self._kinds.setdefault(kind, deque()).append((place, slot))
         self.decisions: list[Decision] = []
-        self.hopeless = False
         self._refused: list[tuple[float, Decision]] = []  # with what each would cost
         self._predict: Predictor = (lambda *_: None) if cost_model is None else predictor(cost_model, study)
         self._quotes = cost_model is not None
@@ -54,7 +59,7 @@ class Purse:
     @property
     def is_open(self) -> bool:
         """Whether there is a slot left, and perhaps something to pay with."""
-        return bool(self.waiting) and not self.hopeless
+        return bool(self._kinds)
 
     def start(self, suggestion: Suggestion, until: int, planned: int) -> bool:
         """Start a suggestion on the first slot where that is affordable."""
@@ -80,36 +85,35 @@ class Purse:
     def _place(
         self, decide: Callable[[Slot], Start | Resume], predicted: CostPrediction | None, *, first: bool
     ) -> bool:
-        looked_at: set[tuple[object, ...]] = set()
-        for slot in self.waiting:
-            # Of slots that cost the same, one stands for all.
-            if (kind := (slot.pool, slot.devices, slot.dollars_per_hour, slot.speed)) in looked_at:
-                continue
-            looked_at.add(kind)
-            if self._take(decide(slot), predicted, first=first):
+        # Of like slots one stands for all: there may be a thousand of them.
+        for kind, line in sorted(self._kinds.items(), key=lambda item: item[1][0][0]):
+            found = self._take(decide(line[0][1]), predicted, first=first)
+            if found is None:
+                line.popleft()
+            if found or not line:  # nothing more can be paid for there, or all are taken
+                del self._kinds[kind]
+            if found is None:
                 return True
         return False
 
-    def _take(self, decision: Start | Resume, predicted: CostPrediction | None, *, first: bool) -> bool:
-        """Decide so if that is affordable."""
+    def _take(self, decision: Start | Resume, predicted: CostPrediction | None, *, first: bool) -> bool | None:
+        """Decide so if that is affordable; if not, whether nothing else would be, in its pool."""
         if self._quotes:
             found = quote(
                 self.balance,
                 decision.slot,
                 predicted,
                 first=first,
-                sharers=len(self.waiting),
+                sharers=self.waiting,
                 trial_cap_s=self._trial_cap_s,
             )
             if isinstance(found, Refusal):
                 self._refused.append((predicted.median_s if predicted else 0.0, decision))
-                # Nothing left in one pool says nothing of the others.
-                self.hopeless |= found.hopeless and all(slot.pool == decision.slot.pool for slot in self.waiting)
-                return False
+                return found.hopeless
             self.balance = self.balance.less(found.held, decision.slot.pool)
-        self.waiting.remove(decision.slot)
+        self.waiting -= 1
         self.decisions.append(decision)
-        return True
+        return None
 
 
 def start_suggestions(purse: Purse, proposer: Proposer, study: Study, start: Callable[[Suggestion], bool]) -> bool:
@@ -119,16 +123,18 @@ def start_suggestions(purse: Purse, proposer: Proposer, study: Study, start: Cal
     it, by way of the purse, and says whether it could. Returns whether a slot is left because the proposer has
     nothing more: the space is exhausted.
     """
-    passed_over = 0
-    for suggestion in _suggestions(proposer, study, len(purse.waiting)):
+    passed_over = in_a_row = 0
+    for suggestion in _suggestions(proposer, study, purse.waiting):
         if suggestion.not_worth:
             purse.decisions.append(Finish(suggestion.not_worth))
             return False
         why = {**suggestion.why, "passed_over": passed_over} if passed_over else suggestion.why
-        passed_over += not start(Suggestion(suggestion.params, why))
-        if not purse.is_open:
+        is_in = start(Suggestion(suggestion.params, why))
+        in_a_row = 0 if is_in else in_a_row + 1
+        passed_over += not is_in
+        if not purse.is_open or in_a_row >= _AT_ONCE:
             return False
-    return bool(purse.waiting) and not passed_over
+    return purse.waiting > 0 and not passed_over
 
 
 def _suggestions(proposer: Proposer, study: Study, n: int) -> Iterator[Suggestion]:
@@ -137,11 +143,12 @@ def _suggestions(proposer: Proposer, study: Study, n: int) -> Iterator[Suggestio
     Asked for more, a proposer that goes one after the other begins with the same; one that chooses
     batches as a whole may not.
     """
-    seen: list[Params] = []
-    for more in (0, *_MORE) if n else ():
-        found = proposer.propose(study, n + more)
-        fresh = [suggestion for suggestion in found if suggestion.params not in seen]
-        yield from fresh
-        if len(found) < n + more:
+    seen: set[object] = set()
+    few = itertools.takewhile(lambda count: count < n, (_AT_ONCE * 4**k for k in itertools.count()))
+    for count in [*few, n, *(n + more for more in _MORE)] if n else ():
+        found = proposer.propose(study, count)
+        fresh = [(key, suggestion) for suggestion in found if (key := key_of(suggestion.params)) not in seen]
+        yield from (suggestion for _, suggestion in fresh)
+        if len(found) < count:
             return
-        seen += [suggestion.params for suggestion in fresh]
+        seen.update(key for key, _ in fresh)
