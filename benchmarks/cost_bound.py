@@ -10,6 +10,7 @@ nothing stated and with each of `STATED`:
 * `covered`: the share of the others that took at most the predicted upper cost (nominally 99.5 %).
 * `sharp`: the median of upper cost over actual seconds: how much is held in vain.
 * `error`: the median of |log(predicted median / actual)|, as a factor.
+* `likelihood`: the mean log density that was predicted for the log of the actual seconds; more is better.
 
 Each line of the results is a (table, statement, n), with the model's digest as its version.
 """
@@ -31,18 +32,23 @@ from typing import Any
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
 import numpy as np
+from numpy.typing import NDArray
 
 import frugalbo
 from benchmarks.tables import NAMES, SUITES, Table, load
 from frugalbo.budget.amounts import Cost
-from frugalbo.budget.cost import LearnedCost
+from frugalbo.budget.cost import LearnedCost, fit_cost
+from frugalbo.budget.cost_mixture import FittedCost
 from frugalbo.problem import Problem
 from frugalbo.study import Ended, Outcome, Started, Study
 
+Array = NDArray[np.float64]
+
 RESULTS = Path(__file__).parent / "results" / "cost_bound.jsonl"
-KNOWN = (1, 2, 3, 5, 10, 20)
+KNOWN = (1, 2, 3, 5, 10, 20, 50)
 OTHERS = 10
 CONFIDENCE = 0.995
+PARTS = ("cost", "cost_process", "cost_mixture", "cost_features", "shape")
 
 # What somebody who knows such jobs, but not these measurements, would say of each suite: what grows, the
 # work as a formula, and a statement that is wrong.
@@ -67,21 +73,34 @@ STATED: dict[str, dict[str, str]] = {
 def measure(table: Table, stated: str | None, n: int, seeds: int) -> dict[str, Any]:
     """Coverage, sharpness and error over `seeds` draws of `n` known configurations."""
     problem = replace(table.problem(), cost=stated)
-    ratios, errors, upper = [], [], []
+    ratios, errors, densities = [], [], []
     for seed in range(seeds):
         study, others = known(table, problem, n, seed)
-        predict = LearnedCost(CONFIDENCE).predictor(study)
+        predict, fitted = LearnedCost(CONFIDENCE).predictor(study), fit_cost(study)
+        assert fitted is not None
         for params, seconds in others:
             found = predict(params, 0, 1)
             assert found is not None
             ratios.append(found.upper_s / seconds)
             errors.append(abs(math.log(found.median_s / seconds)))
-            upper.append(found.upper_s)
+            densities.append(log_density(fitted, table.space.encode(params), seconds))
     return {
         "covered": round(float(np.mean(np.array(ratios) >= 1)), 4),
         "sharp": round(float(np.median(ratios)), 3),
         "error": round(math.exp(float(np.median(errors))), 3),
+        "likelihood": round(float(np.mean(densities)), 3),
     }
+
+
+def log_density(fitted: FittedCost, u: Array, seconds: float) -> float:
+    """Of the log of the seconds of a segment of one step at the unit point `u`."""
+    phi, terms = fitted.features(u[None]), []
+    for c in fitted.components:
+        if (rest := seconds - c.startup_s) > 0:
+            mean, sd = (float(v[0]) for v in c.log_rest(phi, 1.0))
+            z = (math.log(rest) - mean) / sd
+            terms.append(math.log(c.weight / sd * seconds / rest) - 0.5 * (z * z + math.log(2 * math.pi)))
+    return float(np.logaddexp.reduce(terms))
 
 
 def known(table: Table, problem: Problem, n: int, seed: int) -> tuple[Study, list[tuple[dict[str, Any], float]]]:
@@ -99,7 +118,7 @@ def known(table: Table, problem: Problem, n: int, seed: int) -> tuple[Study, lis
 def version() -> str:
     """A digest of the code that predicts."""
     folder = Path(frugalbo.__file__).parent / "budget"
-    return hashlib.sha256(b"".join((folder / f"{name}.py").read_bytes() for name in ("cost", "shape"))).hexdigest()[:12]
+    return hashlib.sha256(b"".join((folder / f"{name}.py").read_bytes() for name in PARTS)).hexdigest()[:12]
 
 
 def markdown(records: Sequence[dict[str, Any]]) -> str:
@@ -116,7 +135,10 @@ def markdown(records: Sequence[dict[str, Any]]) -> str:
                 found = [r for r in newest.values() if (r["suite"], r["stated"], r["n"]) == (suite.name, name, n)]
                 covered = [r["covered"] for r in found]
                 sharp, error = (float(np.median([r[key] for r in found])) for key in ("sharp", "error"))
-                cells.append(f"{np.mean(covered):.3f} ({min(covered):.2f}), x{sharp:.3g}, {error:.2f}")
+                likelihood = np.mean([r["likelihood"] for r in found])
+                cells.append(
+                    f"{np.mean(covered):.3f} ({min(covered):.2f}), x{sharp:.3g}, {error:.2f}, {likelihood:.2f}"
+                )
             lines.append(f"| {suite.name} | {name} | {' | '.join(cells)} |")
     return "\n".join(lines)
 

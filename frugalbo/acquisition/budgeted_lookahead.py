@@ -45,7 +45,7 @@ from torch.special import log_ndtr, ndtr, ndtri
 from frugalbo.acquisition.chances import Chance, log_chances
 from frugalbo.acquisition.hard_budget import HardBudget
 from frugalbo.acquisition.log_cost import JointLogCost
-from frugalbo.budget.cost import FittedCost
+from frugalbo.budget.cost_mixture import FittedCost
 from frugalbo.models.objective import LEAST_VARIANCE
 from frugalbo.models.target import PointModel
 

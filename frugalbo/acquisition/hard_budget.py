@@ -20,8 +20,8 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torch.special import log_ndtr
 
-from frugalbo.acquisition.log_cost import MixtureSpread, feature_tensor
-from frugalbo.budget.cost import FittedCost
+from frugalbo.acquisition.log_cost import feature_tensor, mixture
+from frugalbo.budget.cost_mixture import FittedCost
 
 # A component whose start-up alone costs all that is left keeps a little room, for a finite gradient.
 _ROOM = 1e-9
@@ -43,20 +43,19 @@ class HardBudget:
         if not left_s > 0:
             raise ValueError(f"expected seconds above 0 to be left, got {left_s!r}")
         self.left_s = left_s
-        parts = fitted.components
-        self._features = fitted.features
-        self._log_weight = torch.tensor([math.log(c.weight) for c in parts], dtype=torch.float64)  # C
-        self._mean = torch.as_tensor(np.stack([c.mean for c in parts], axis=1))  # p x C
-        self._spread = MixtureSpread(fitted)
-        room = [max(left_s - c.startup_s, _ROOM * min(left_s, 1e300)) for c in parts]
-        self._log_room = torch.tensor([math.log(r / steps) for r in room], dtype=torch.float64)  # C
+        self._fitted = fitted
+        weight, log_startup = mixture(fitted)
+        self._log_weight = weight.log()
+        room = (left_s - log_startup.exp()).clamp_min(_ROOM * min(left_s, 1e300))  # C
+        self._log_room = (room / steps).log()
 
     def log_probability(self, X: Tensor) -> Tensor:
         """At points one by one: ... x 1 x d to ... ."""
         if math.isinf(self.left_s):
             return torch.zeros_like(X[..., 0, 0])
-        phi = feature_tensor(self._features, X[..., 0, :])  # ... x p
-        z = (self._log_room - phi @ self._mean) / self._spread(phi).sqrt()  # ... x C
+        phi = feature_tensor(self._fitted.features, X[..., 0, :])  # ... x p
+        mean, variance = self._fitted.moments(phi, torch)  # ... x C
+        z = (self._log_room - mean) / variance.sqrt()
         return torch.logsumexp(self._log_weight + log_ndtr(z), dim=-1).clamp_max(0.0)
 
     def allows(self, U: NDArray[np.float64]) -> NDArray[np.bool_]:

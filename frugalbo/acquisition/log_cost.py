@@ -15,7 +15,8 @@ from linear_operator.operators import DenseLinearOperator
 from numpy.typing import NDArray
 from torch import Tensor
 
-from frugalbo.budget.cost import Features, FittedCost
+from frugalbo.budget.cost_features import Features
+from frugalbo.budget.cost_mixture import FittedCost
 from frugalbo.space import Space
 
 Array = NDArray[np.float64]
@@ -26,15 +27,12 @@ _LEAST_MISSED = 0.02
 
 def learned_log_cost(fitted: FittedCost, steps: float) -> GenericDeterministicModel:
     """The log of the median seconds of a segment of `steps` steps, averaged over the model's mixture."""
-    weight = torch.tensor([c.weight for c in fitted.components], dtype=torch.float64)  # C
-    startup = torch.tensor([c.startup_s for c in fitted.components], dtype=torch.float64)  # C
-    means = torch.as_tensor(np.stack([c.mean for c in fitted.components], axis=1))  # p x C
-    features = fitted.features
+    weight, log_startup = mixture(fitted)
 
     def log_seconds(X: Tensor) -> Tensor:
-        rest = feature_tensor(features, X) @ means + math.log(steps)  # ... x C
+        rest = fitted.log_rest(feature_tensor(fitted.features, X), torch) + math.log(steps)  # ... x C
         # log(s + exp(r)); s = 0 gives r itself.
-        return (torch.logaddexp(rest, startup.log()) @ weight).unsqueeze(-1)
+        return (torch.logaddexp(rest, log_startup) @ weight).unsqueeze(-1)
 
     return GenericDeterministicModel(log_seconds)
 
@@ -44,34 +42,19 @@ def learned_log_mean_cost(fitted: FittedCost, steps: float, level: float = 0.0) 
 
     Of a log-normal component with median `exp(mu)` and spread `sd` that is `exp(mu + sd^2 / 2)`.
     """
-    log_weight = torch.tensor([math.log(c.weight) for c in fitted.components], dtype=torch.float64)  # C
-    startup = torch.tensor([c.startup_s for c in fitted.components], dtype=torch.float64)  # C
-    means = torch.as_tensor(np.stack([c.mean for c in fitted.components], axis=1))  # p x C
-    moments = MixtureSpread(fitted)
-    features = fitted.features
+    weight, log_startup = mixture(fitted)
 
     def log_mean(X: Tensor) -> Tensor:
-        phi = feature_tensor(features, X)  # ... x p
-        rest = phi @ means + math.log(steps) + 0.5 * moments(phi)  # ... x C
-        return torch.logsumexp(log_weight + torch.logaddexp(rest, startup.log()), dim=-1, keepdim=True) - level
+        mean, variance = fitted.moments(feature_tensor(fitted.features, X), torch)  # ... x C
+        rest = mean + math.log(steps) + 0.5 * variance
+        return torch.logsumexp(weight.log() + torch.logaddexp(rest, log_startup), dim=-1, keepdim=True) - level
 
     return GenericDeterministicModel(log_mean)
 
 
-class MixtureSpread:
-    """The variance of the log seconds after start-up in each component: from features ... x p to ... x C."""
-
-    def __init__(self, fitted: FittedCost) -> None:
-        parts = fitted.components
-        self._basis = torch.as_tensor(np.stack([c.basis for c in parts]))  # C x p x p
-        self._variance = torch.as_tensor(np.stack([c.variance for c in parts])).unsqueeze(-2)  # C x 1 x p
-        self._sigma2 = torch.tensor([c.sigma**2 for c in parts], dtype=torch.float64)  # C
-
-    def __call__(self, phi: Tensor) -> Tensor:
-        """The variances, noise included."""
-        flat = phi.reshape(-1, phi.shape[-1])  # b x p
-        spread = ((flat @ self._basis) ** 2 * self._variance).sum(-1).T  # b x C
-        return (spread + self._sigma2).reshape(*phi.shape[:-1], -1)
+def mixture(fitted: FittedCost) -> tuple[Tensor, Tensor]:
+    """The weights of the components, and the logarithms of their start-up costs, C each."""
+    return torch.from_numpy(fitted.weight), torch.from_numpy(fitted.startup_s).log()
 
 
 class JointLogCost(Model):
@@ -89,15 +72,14 @@ class JointLogCost(Model):
 
     def __init__(self, fitted: FittedCost, steps: float) -> None:
         super().__init__()
-        parts = fitted.components
-        self._features = fitted.features
+        self._fitted = fitted
         self._log_steps = math.log(steps)
-        self._weight = torch.tensor([c.weight for c in parts], dtype=torch.float64)  # C
-        self._log_startup = torch.tensor([c.startup_s for c in parts], dtype=torch.float64).log()  # C
-        self._mean = torch.as_tensor(np.stack([c.mean for c in parts], axis=1))  # p x C
-        # phi' root root' phi is the variance that is due to the regression's weights.
-        self._root = torch.as_tensor(np.stack([c.basis * np.sqrt(c.variance) for c in parts]))  # C x p x p
-        self._sigma2 = torch.tensor([c.sigma**2 for c in parts], dtype=torch.float64)  # C
+        self._weight, self._log_startup = mixture(fitted)
+        # |root' features|^2 is the variance that is due to the weights of the features.
+        self._roots = [
+            torch.as_tensor(np.stack([c.basis * np.sqrt(c.variance) for c in group.components]))
+            for group in fitted.groups
+        ]  # each C x (p + r) x (p + r)
 
     @property
     def num_outputs(self) -> int:
@@ -114,17 +96,31 @@ class JointLogCost(Model):
         """The joint posterior at `X` of shape ... x q x d; with `observation_noise`, of what clocks would show."""
         if posterior_transform is not None or isinstance(observation_noise, Tensor):
             raise NotImplementedError("JointLogCost has neither posterior transforms nor given noise")
-        phi = feature_tensor(self._features, X)  # ... q x p
-        rest = phi @ self._mean + self._log_steps  # ... q x C
+        phi = feature_tensor(self._fitted.features, X)  # ... q x p
+        rest = self._fitted.log_rest(phi, torch) + self._log_steps  # ... q x C
         means = torch.logaddexp(rest, self._log_startup)  # ... q x C
         share = (rest - means).exp()  # ... q x C
         mean = means @ self._weight  # ... q
         root_weight = self._weight.sqrt()
-        moved = (share * root_weight).unsqueeze(-1) * torch.einsum("...p,cpr->...cr", phi, self._root)  # ... q x C x p
-        factors = torch.cat([moved.flatten(-2), root_weight * (means - mean.unsqueeze(-1))], dim=-1)
-        covariance = factors @ factors.transpose(-1, -2)  # ... q x q
+        factors = [root_weight * (means - mean.unsqueeze(-1))]  # each ... q x some number
+        left_out = torch.zeros_like(X[..., :1])
+        at = 0
+        for group, roots in zip(self._fitted.groups, self._roots, strict=True):
+            features = group.features(phi, torch)
+            moved = (share * root_weight)[..., at : at + len(roots)]  # ... q x C, of this group
+            factors.append((moved.unsqueeze(-1) * torch.einsum("...p,cpr->...cr", features, roots)).flatten(-2))
+            if group.residual is not None:
+                psi = group.psi(features)
+                unseen = group.residual.covariance(phi, torch) - psi @ psi.transpose(-1, -2)  # ... q x q
+                amplitude2 = torch.from_numpy(group.amplitude2)
+                left_out = left_out + unseen * ((moved * amplitude2) @ moved.transpose(-1, -2))
+            at += len(roots)
+        factor = torch.cat(factors, dim=-1)
+        covariance = factor @ factor.transpose(-1, -2) + left_out  # ... q x q
         if observation_noise:
-            covariance = covariance + torch.diag_embed(share.square() @ (self._weight * self._sigma2))
+            covariance = covariance + torch.diag_embed(
+                share.square() @ (self._weight * torch.from_numpy(self._fitted.sigma2))
+            )
         return GPyTorchPosterior(MultivariateNormal(mean, DenseLinearOperator(covariance)))
 
 

@@ -14,7 +14,6 @@ from __future__ import annotations
 import math
 from typing import Any
 
-import numpy as np
 import torch
 from botorch.acquisition.cost_aware import InverseCostWeightedUtility
 from botorch.acquisition.knowledge_gradient import qMultiFidelityKnowledgeGradient
@@ -26,8 +25,8 @@ from botorch.sampling.normal import SobolQMCNormalSampler
 from torch import Tensor
 
 from frugalbo.acquisition.cross_kg import CrossKnowledgeGradient
-from frugalbo.acquisition.log_cost import feature_tensor
-from frugalbo.budget.cost import FittedCost
+from frugalbo.acquisition.log_cost import feature_tensor, mixture
+from frugalbo.budget.cost_mixture import FittedCost
 from frugalbo.models.multi_fidelity import MultiFidelity
 from frugalbo.models.view import LinearView
 
@@ -146,14 +145,12 @@ def learned_log_cost_at(fitted: FittedCost, full_steps: float, d: int) -> Generi
         full_steps: The steps of a full run.
         d: The dimensions of x; the fidelity is the column after them, and any others are of no account.
     """
-    weight = torch.tensor([c.weight for c in fitted.components], dtype=torch.float64)  # C
-    startup = torch.tensor([c.startup_s for c in fitted.components], dtype=torch.float64)  # C
-    means = torch.as_tensor(np.stack([c.mean for c in fitted.components], axis=1))  # p x C
+    weight, log_startup = mixture(fitted)
 
     def log_seconds(X: Tensor) -> Tensor:
         steps = math.log(full_steps) + X[..., d : d + 1].log()
-        rest = feature_tensor(fitted.features, X[..., :d]) @ means + steps  # ... x C
-        return (torch.logaddexp(rest, startup.log()) @ weight).unsqueeze(-1)
+        rest = fitted.log_rest(feature_tensor(fitted.features, X[..., :d]), torch) + steps  # ... x C
+        return (torch.logaddexp(rest, log_startup) @ weight).unsqueeze(-1)
 
     return GenericDeterministicModel(log_seconds)
 

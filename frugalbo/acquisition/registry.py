@@ -65,7 +65,7 @@ from frugalbo.acquisition.knowledge_gradient import DiscreteKnowledgeGradient
 from frugalbo.acquisition.log_cost import learned_log_cost, learned_log_mean_cost
 from frugalbo.acquisition.log_ei_per_cost import LogEIPerCost
 from frugalbo.acquisition.predictive_entropy import PredictiveEntropySearch
-from frugalbo.budget.cost import FittedCost
+from frugalbo.budget.cost_mixture import FittedCost
 from frugalbo.models.constraint import ConstraintModel
 from frugalbo.models.feasibility import FeasibilityGP
 from frugalbo.models.objective import Objective

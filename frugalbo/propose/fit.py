@@ -15,7 +15,8 @@ from frugalbo.acquisition.hard_budget import HardBudget
 from frugalbo.acquisition.log_cost import regressed_cost
 from frugalbo.acquisition.registry import Situation
 from frugalbo.budget.afford import seconds_left
-from frugalbo.budget.cost import CostModel, FittedCost, KnownCost, LearnedCost, cost_model, fit_cost
+from frugalbo.budget.cost import CostModel, KnownCost, LearnedCost, cost_model, fit_cost
+from frugalbo.budget.cost_mixture import FittedCost
 from frugalbo.budget.worth import MinGain
 from frugalbo.models.constraint import ConstraintModel, fit_constraint
 from frugalbo.models.feasibility import FeasibilityGP

@@ -18,7 +18,8 @@ from frugalbo.acquisition.budgeted_lookahead import BudgetedLookahead, plan
 from frugalbo.acquisition.hard_budget import HardBudget
 from frugalbo.acquisition.log_cost import JointLogCost
 from frugalbo.acquisition.log_ei_per_cost import LogEIPerCost
-from frugalbo.budget.cost import Component, Features, FittedCost
+from frugalbo.budget.cost_features import Features
+from frugalbo.budget.cost_mixture import Component, FittedCost
 from frugalbo.models.feasibility import FeasibilityGP
 from frugalbo.models.objective import fit_objective
 from frugalbo.space import Float, Space

@@ -14,7 +14,8 @@ from frugalbo.acquisition.multi_fidelity import (
     one_shot_kg,
     per_cost,
 )
-from frugalbo.budget.cost import Features, FittedCost
+from frugalbo.budget.cost_features import Features
+from frugalbo.budget.cost_mixture import FittedCost
 from frugalbo.models.environments import fit_environments
 from frugalbo.models.multi_fidelity import fit_multi_fidelity
 from frugalbo.models.view import LinearView

@@ -9,7 +9,8 @@ from hypothesis import strategies as st
 
 from frugalbo.acquisition.hard_budget import HardBudget
 from frugalbo.acquisition.log_ei_per_cost import LogEIPerCost
-from frugalbo.budget.cost import Component, Features, FittedCost
+from frugalbo.budget.cost_features import Features
+from frugalbo.budget.cost_mixture import Component, FittedCost
 from frugalbo.models.objective import fit_objective
 from frugalbo.space import Choice, Float, Space
 

@@ -10,7 +10,8 @@ from botorch.optim import optimize_acqf
 
 from frugalbo.acquisition.log_cost import learned_log_cost, learned_log_mean_cost, regressed_cost
 from frugalbo.acquisition.log_ei_per_cost import LogEIPerCost, log_h
-from frugalbo.budget.cost import Component, Features, FittedCost
+from frugalbo.budget.cost_features import Features
+from frugalbo.budget.cost_mixture import Component, FittedCost
 from frugalbo.models.feasibility import FeasibilityGP
 from frugalbo.models.objective import fit_objective
 from frugalbo.space import Choice, Float, Space

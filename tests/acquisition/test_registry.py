@@ -12,7 +12,8 @@ import frugalbo.propose
 from frugalbo.acquisition import registry
 from frugalbo.acquisition.hard_budget import HardBudget
 from frugalbo.acquisition.registry import ACQUISITIONS, SLATES, Situation, choose, choose_slate
-from frugalbo.budget.cost import Features, FittedCost
+from frugalbo.budget.cost_features import Features
+from frugalbo.budget.cost_mixture import FittedCost
 from frugalbo.constraint import OutcomeConstraint
 from frugalbo.explanation import _METHODS
 from frugalbo.models.constraint import fit_constraint
