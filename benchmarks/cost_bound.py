@@ -94,13 +94,12 @@ def measure(table: Table, stated: str | None, n: int, seeds: int) -> dict[str, A
 
 def log_density(fitted: FittedCost, u: Array, seconds: float) -> float:
     """Of the log of the seconds of a segment of one step at the unit point `u`."""
-    phi, terms = fitted.features(u[None]), []
-    for c in fitted.components:
-        if (rest := seconds - c.startup_s) > 0:
-            mean, sd = (float(v[0]) for v in c.log_rest(phi, 1.0))
-            z = (math.log(rest) - mean) / sd
-            terms.append(math.log(c.weight / sd * seconds / rest) - 0.5 * (z * z + math.log(2 * math.pi)))
-    return float(np.logaddexp.reduce(terms))
+    mean, variance = (m[0] for m in fitted.moments(fitted.features(u[None])))
+    rest = seconds - fitted.startup_s
+    part = rest > 0
+    log_rest = np.log(rest[part])
+    misfit = (log_rest - mean[part]) ** 2 / variance[part] + np.log(2 * math.pi * variance[part])
+    return float(np.logaddexp.reduce(np.log(fitted.weight[part]) + math.log(seconds) - log_rest - 0.5 * misfit))
 
 
 def known(table: Table, problem: Problem, n: int, seed: int) -> tuple[Study, list[tuple[dict[str, Any], float]]]:

@@ -27,14 +27,23 @@ from frugalbo.space import Params, Space
 
 @dataclass(frozen=True, slots=True)
 class Objective:
-    """The metric that decides; use `Minimize` or `Maximize`."""
+    """The metric that decides; use `Minimize` or `Maximize`.
+
+    Args:
+        metric: Its name.
+        sem: The name of another metric, reported with it: its standard error. A model takes it for the noise as
+            soon as all results have one, and learns the noise otherwise.
+    """
 
     metric: str
+    sem: str | None = None
     sign: ClassVar[int]
 
     def __post_init__(self) -> None:
         if not isinstance(self.metric, str) or not self.metric:
             raise ProblemError(f"an objective needs the name of a metric, got {self.metric!r}")
+        if self.sem is not None and (not isinstance(self.sem, str) or self.sem in ("", self.metric)):
+            raise ProblemError(f"expected sem to be the name of another metric than {self.metric!r}, got {self.sem!r}")
 
     def to_loss(self, value: float) -> float:
         """`value` turned so that smaller is better; its own inverse."""
@@ -168,11 +177,12 @@ class Problem:
         Raises:
             ProblemError: If the cost is a function that no other process could find.
         """
+        objective = self.objective
         return {
             "name": self.name,
             "space": self.space.to_json(),
             "job": list(job) if isinstance(job := job_address(self.job), tuple) else job,
-            "objective": {"metric": self.objective.metric, "minimize": self.objective.sign > 0},
+            "objective": {"metric": objective.metric, "minimize": objective.sign > 0, "sem": objective.sem},
             "fidelity": None
             if self.fidelity is None
             else {k: getattr(self.fidelity, k) for k in ("name", "low", "high", "schedule")},
@@ -200,7 +210,9 @@ class Problem:
     def from_json(cls, record: Mapping[str, Any]) -> Problem:
         """The problem that `to_json` wrote."""
         try:
-            objective = (Minimize if record["objective"]["minimize"] else Maximize)(record["objective"]["metric"])
+            stated = record["objective"]
+            sense = Minimize if stated["minimize"] else Maximize
+            objective = sense(stated["metric"], stated.get("sem"))  # runs of older versions have none
             fidelity = Fidelity(**record["fidelity"]) if record["fidelity"] else None
             rest = {k: record[k] for k in ("name", "job", "defaults", "description", "root")}
             cost = record.get("cost")  # runs of older versions have none

@@ -39,7 +39,7 @@ from frugalbo.acquisition.cross_kg import CrossKnowledgeGradient
 from frugalbo.acquisition.hard_budget import HardBudget
 from frugalbo.acquisition.multi_fidelity import learned_log_cost_at, multi_fidelity_mes
 from frugalbo.acquisition.registry import ACQUISITIONS, Situation, choose
-from frugalbo.budget.cost import FittedCost
+from frugalbo.budget.cost_mixture import FittedCost
 from frugalbo.errors import ModelError
 from frugalbo.models.constraint import ConstraintModel
 from frugalbo.models.environments import Environments, Risk

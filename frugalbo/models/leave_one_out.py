@@ -37,7 +37,11 @@ class LeftOut:
 
 
 def leave_one_out(
-    X: ArrayLike, losses: ArrayLike, categorical: Sequence[int], searched: int | None = None
+    X: ArrayLike,
+    losses: ArrayLike,
+    categorical: Sequence[int],
+    searched: int | None = None,
+    noise: ArrayLike | None = None,
 ) -> LeftOut | None:
     """Fit the objective's model to all results and predict each from the others; None if the fit fails.
 
@@ -46,8 +50,9 @@ def leave_one_out(
         losses: Finite, n.
         categorical: The dimensions along which only equality counts.
         searched: The dimensions that can vary; all by default.
+        noise: The variance of each loss's noise, n, if it is known.
     """
-    objective = fit_objective(X, losses, categorical, searched)
+    objective = fit_objective(X, losses, categorical, searched, noise=noise)
     return None if objective.fit.problem else left_out(objective)
 
 

@@ -65,6 +65,7 @@ class _Task:
     prior: tuple[float, float]
     searched: NDArray[np.bool_]
     family: Family
+    noise: Array | None  # variances, n, if they are given; theta's last entry then has no say
 
 
 def fit_map(
@@ -76,6 +77,7 @@ def fit_map(
     *,
     max_iterations: int = 40,
     kernel: Family = "matern52",
+    noise: Array | None = None,
     check: Callable[[], None] = lambda: None,
 ) -> Hyperparameters:
     """The hyperparameters that maximise likelihood times prior, from fixed starts.
@@ -90,6 +92,7 @@ def fit_map(
         groups: Categorical dimensions that share their values.
         max_iterations: Of each descent.
         kernel: The kernel's family.
+        noise: Variance of each outcome's noise, n, if it is known; else one for all is fitted.
         check: Called before each evaluation; what it raises ends the fit.
     """
     rows = _coarse_rows(y)
@@ -97,11 +100,11 @@ def fit_map(
     median, short = prior[0], math.log(0.3 * math.sqrt(d))
     extra = [location for location, _ in _COUNTS_PRIOR] if groups else []
     starts = [np.array([*[level] * d, *extra, math.log(noise)]) for level, noise in ((median, 0.02), (short, 0.005))]
-    task = _task(X[rows], y[rows], categorical, prior, groups, kernel)
+    task = _task(X[rows], y[rows], categorical, prior, groups, kernel, None if noise is None else noise[rows])
     fits = [_descend(task, start, max_iterations, check) for start in starts]
     if len(rows) < len(y):
         # The best fit of some points starts the fit of all, which then needs few steps.
-        task = _task(X, y, categorical, prior, groups, kernel)
+        task = _task(X, y, categorical, prior, groups, kernel, noise)
         best = min(fits, key=lambda fit: fit[0])
         fits = [_descend(task, best[1], max_iterations // 3, check)]
     value, theta, evaluations, problem = min(fits, key=lambda fit: fit[0])
@@ -110,7 +113,8 @@ def fit_map(
     lengthscales = np.where(task.searched, np.exp(theta[:d]), math.exp(prior[0]))
     total = evaluations + sum(fit[2] for fit in fits if fit[1] is not theta)
     counts = (_sigmoid(float(theta[d + 1])), math.exp(theta[d])) if groups else None
-    return Hyperparameters(lengthscales, math.exp(theta[-1]), mean, -value, total, problem, counts)
+    fitted_noise = math.exp(theta[-1]) if noise is None else float(noise.mean())
+    return Hyperparameters(lengthscales, fitted_noise, mean, -value, total, problem, counts)
 
 
 def log_posterior(
@@ -121,9 +125,11 @@ def log_posterior(
     theta: Array,
     groups: Sequence[Group] = (),
     kernel: Family = "matern52",
+    noise: Array | None = None,
 ) -> tuple[float, Array, float]:
     """Log likelihood plus log priors (up to constants of theta), its gradient, and the optimal mean."""
-    value, gradient, mean = _negative_log_posterior(theta, _task(X, y, categorical, prior, groups, kernel))
+    task = _task(X, y, categorical, prior, groups, kernel, noise)
+    value, gradient, mean = _negative_log_posterior(theta, task)
     return -value, -gradient, mean
 
 
@@ -148,6 +154,7 @@ def _task(
     prior: tuple[float, float],
     groups: Sequence[Group],
     kernel: Family,
+    noise: Array | None,
 ) -> _Task:
     n, d = X.shape
     D = np.empty((d, n * n))
@@ -159,13 +166,13 @@ def _task(
         c = np.concatenate([group.counts(torch.from_numpy(X)).numpy() for group in groups], axis=1)
         C = ((c[:, None] - c[None]) ** 2).sum(-1).ravel()
         alone[[i for group in groups for i in group.dims]] = False
-    return _Task(D, C, alone, y, prior, np.asarray(D.any(axis=1)), kernel)
+    return _Task(D, C, alone, y, prior, np.asarray(D.any(axis=1)), kernel, noise)
 
 
 def _descend(
     task: _Task, start: Array, max_iterations: int, check: Callable[[], None]
 ) -> tuple[float, Array, int, str]:
-    noise = tuple(math.log(v) for v in NOISE_BOUNDS)
+    noise = tuple(math.log(v) for v in NOISE_BOUNDS) if task.noise is None else (start[-1], start[-1])
     extra = _COUNTS_BOUNDS if task.C is not None else ()
     bounds = [*[(math.log(SMALLEST_LENGTHSCALE), math.log(_LONGEST))] * len(task.D), *extra, noise]
 
@@ -188,7 +195,7 @@ def _descend(
 
 def _negative_log_posterior(theta: Array, task: _Task) -> tuple[float, Array, float]:
     n, d = len(task.y), len(task.D)
-    noise = math.exp(theta[-1])
+    noise = math.exp(theta[-1]) if task.noise is None else task.noise
     flat, pull_back = _covariance(theta, task)
     flat[:: n + 1] += noise
     K = flat.reshape(n, n).T  # symmetric; in the order that LAPACK takes without a copy
@@ -207,9 +214,11 @@ def _negative_log_posterior(theta: Array, task: _Task) -> tuple[float, Array, fl
     trace = float(a @ a) - float(np.trace(inverse))
     inverse *= -2
     inverse += np.outer(a, a)
-    gradient = -0.5 * np.append(pull_back(inverse.ravel(order="K")), noise * trace)
+    by_noise = math.exp(theta[-1]) * trace if task.noise is None else 0.0
+    gradient = -0.5 * np.append(pull_back(inverse.ravel(order="K")), by_noise)
     # Log-normal priors of lengthscales and noise, as densities of the values, not of their logarithms.
-    for at, (location, scale) in ((slice(0, d), task.prior), (slice(-1, None), NOISE_PRIOR)):
+    fitted = [(slice(0, d), task.prior)] + ([(slice(-1, None), NOISE_PRIOR)] if task.noise is None else [])
+    for at, (location, scale) in fitted:
         z = (theta[at] - location) / scale
         value += float((0.5 * z * z + theta[at]).sum())
         gradient[at] += z / scale + 1

@@ -13,17 +13,20 @@ from botorch.models import SingleTaskGP
 from botorch.posteriors import GPyTorchPosterior, TransformedPosterior
 from gpytorch.constraints import GreaterThan
 from gpytorch.distributions import MultivariateNormal
-from gpytorch.likelihoods import GaussianLikelihood
+from gpytorch.likelihoods import FixedNoiseGaussianLikelihood, GaussianLikelihood
 from gpytorch.means import ConstantMean
 from gpytorch.priors import LogNormalPrior
 from linear_operator.operators import DenseLinearOperator
 from numpy.typing import ArrayLike, NDArray
 from torch import Tensor
 
+from frugalbo.errors import ModelError
 from frugalbo.models.kernel import Family, Group, MixedMatern, lengthscale_prior
 from frugalbo.models.map_fit import NOISE_BOUNDS, NOISE_PRIOR, Hyperparameters, fit_map
 from frugalbo.models.outcome import Outcome
 
+_LEAST_NOISE = 1e-6  # a variance of standardised outcomes; GPyTorch takes no less
+_MOST_NOISE = 1e6
 LEAST_VARIANCE = 1e-10
 
 
@@ -60,11 +63,12 @@ class ObjectiveGP(SingleTaskGP):
         searched: The number of dimensions that vary, which scales the prior of the lengthscales.
         groups: Categorical dimensions that share their values.
         kernel: The kernel's family.
+        noise: The variance of each outcome's noise, n, if it is known.
     """
 
     covar_module: MixedMatern  # type: ignore[assignment]
     mean_module: ConstantMean
-    likelihood: GaussianLikelihood  # type: ignore[assignment]
+    likelihood: GaussianLikelihood | FixedNoiseGaussianLikelihood  # type: ignore[assignment]
     train_targets: Tensor
 
     def __init__(
@@ -75,13 +79,18 @@ class ObjectiveGP(SingleTaskGP):
         searched: int,
         groups: Sequence[Group] = (),
         kernel: Family = "matern52",
+        noise: Tensor | None = None,
     ) -> None:
         d = train_X.shape[-1]
-        noise_constraint = GreaterThan(NOISE_BOUNDS[0] / 2, transform=None, initial_value=0.01)  # type: ignore[arg-type]
+        if noise is None:
+            bound = GreaterThan(NOISE_BOUNDS[0] / 2, transform=None, initial_value=0.01)  # type: ignore[arg-type]
+            likelihood = GaussianLikelihood(noise_prior=LogNormalPrior(*NOISE_PRIOR), noise_constraint=bound)
+        else:
+            likelihood = FixedNoiseGaussianLikelihood(noise)
         super().__init__(
             train_X,
             train_Y,
-            likelihood=GaussianLikelihood(noise_prior=LogNormalPrior(*NOISE_PRIOR), noise_constraint=noise_constraint),
+            likelihood=likelihood,
             covar_module=MixedMatern(d, categorical, lengthscale_prior(max(1, searched)), groups, kernel),
             mean_module=ConstantMean(),
             outcome_transform=None,
@@ -94,7 +103,8 @@ class ObjectiveGP(SingleTaskGP):
         self.covar_module.lengthscale = torch.as_tensor(found.lengthscales).to(self.train_targets)
         if found.counts is not None:
             self.covar_module.set_counts(*found.counts)
-        self.likelihood.noise = torch.tensor([found.noise]).to(self.train_targets)
+        if isinstance(self.likelihood, GaussianLikelihood):
+            self.likelihood.noise = torch.tensor([found.noise]).to(self.train_targets)
         self.level.data.fill_(found.mean)
         self._factor = None
         self.requires_grad_(False)
@@ -105,13 +115,20 @@ class ObjectiveGP(SingleTaskGP):
         return self.with_data(self.train_inputs[0], -self.train_targets, level=-float(self.level))
 
     def with_data(self, X: Tensor, y: Tensor, *, level: float | None = None) -> ObjectiveGP:
-        """A model with the same hyperparameters of other data: points n x d, standardised outcomes n."""
+        """A model with the same hyperparameters of other data: points n x d, standardised outcomes n.
+
+        Where noise is given, the first of them keep theirs, and any further have its mean.
+        """
         kernel = self.covar_module
         categorical = [int(i) for i in kernel.categorical.nonzero().reshape(-1)]
-        model = ObjectiveGP(X, y.unsqueeze(-1), categorical, 1, kernel.groups, kernel.family)
+        noise = None
+        if isinstance(self.likelihood, FixedNoiseGaussianLikelihood):
+            known = self.likelihood.noise
+            noise = torch.cat([known, known.mean().expand(len(X) - len(known))])
+        model = ObjectiveGP(X, y.unsqueeze(-1), categorical, 1, kernel.groups, kernel.family, noise)
         found = Hyperparameters(
             kernel.lengthscale.detach().reshape(-1).numpy(),
-            float(self.likelihood.noise),
+            float(self.likelihood.noise.mean()),
             float(self.level) if level is None else level,
             value=0.0,
             evaluations=0,
@@ -170,8 +187,8 @@ class ObjectiveGP(SingleTaskGP):
 
     @property
     def noise(self) -> Tensor:
-        """The variance of an outcome's noise, of one element."""
-        return self.likelihood.noise
+        """The variance of an outcome's noise, without dimensions; the mean where each has its own."""
+        return self.likelihood.noise.mean()
 
     def condition_on_observations(self, X: Tensor, Y: Tensor, **kwargs: Any) -> ObjectiveGP:  # noqa: ANN401 - GPyTorch's
         """The model with more observations."""
@@ -185,7 +202,7 @@ class ObjectiveGP(SingleTaskGP):
         X = self.train_inputs[0]
         if self._factor is None or self._factor[0] is not X:
             K = self.covar_module.forward(X, X)
-            K = K + self.likelihood.noise * torch.eye(len(X), dtype=X.dtype)
+            K = K + torch.diag_embed(self.likelihood.noise.expand(len(X)))
             L = torch.linalg.cholesky(K)
             residual = (self.train_targets - self.level).unsqueeze(-1)
             self._factor = (X, L, torch.cholesky_solve(residual, L).squeeze(-1))
@@ -240,6 +257,7 @@ def fit_objective(
     *,
     kernel: Family = "matern52",
     outcome: Transform | None = None,
+    noise: ArrayLike | None = None,
     check: Callable[[], None] = lambda: None,
 ) -> Objective:
     """The objective's model, fitted by maximum a posteriori to losses (smaller is better).
@@ -252,14 +270,33 @@ def fit_objective(
         groups: Those of the categorical dimensions that share their values.
         kernel: "rbf" for losses that are smooth beyond doubt.
         outcome: What the model sees of the losses; by default `Outcome.of(losses)`.
+        noise: The variance of the noise of each loss, n, or of all, if it is known; else it is fitted. The model sees
+            it through the slope of the outcome's transform, and as at least a millionth of the variance of all.
         check: Called often during the fit; what it raises ends it.
+
+    Raises:
+        ModelError: If the noise is not one variance or n of them, or has a transform without a slope.
     """
     points = np.ascontiguousarray(np.asarray(X, dtype=np.float64))
     outcome = outcome or Outcome.of(losses)
     y = outcome(losses)
     dims = max(1, points.shape[1] if searched is None else searched)
-    found = fit_map(points, y, tuple(categorical), lengthscale_prior(dims), groups, kernel=kernel, check=check)
+    prior, seen = lengthscale_prior(dims), None if noise is None else _seen_noise(noise, losses, outcome)
+    found = fit_map(points, y, tuple(categorical), prior, groups, kernel=kernel, noise=seen, check=check)
     train_X, train_Y = torch.from_numpy(points), torch.from_numpy(y).unsqueeze(-1)
-    model = ObjectiveGP(train_X, train_Y, categorical, dims, groups, kernel)
+    given = None if seen is None else torch.from_numpy(seen)
+    model = ObjectiveGP(train_X, train_Y, categorical, dims, groups, kernel, given)
     model.set_hyperparameters(found)
     return Objective(model, outcome, found)
+
+
+def _seen_noise(noise: ArrayLike, losses: ArrayLike, outcome: Transform) -> NDArray[np.float64]:
+    """The variances that the model sees, by the delta method."""
+    variance, y = np.asarray(noise, dtype=np.float64), np.asarray(losses, dtype=np.float64)
+    if variance.shape not in ((), y.shape) or not (np.isfinite(variance) & (variance >= 0)).all():
+        raise ModelError(f"expected one variance of noise or {len(y)}, finite and at least 0, got {noise!r}")
+    if not isinstance(outcome, Outcome):
+        raise ModelError(f"expected noise with the transform Outcome, which has a slope, got {type(outcome).__name__}")
+    with np.errstate(over="ignore"):
+        seen = np.broadcast_to(variance, y.shape) * outcome.slope(y) ** 2
+    return np.clip(seen, _LEAST_NOISE, _MOST_NOISE)

@@ -72,8 +72,8 @@ class TargetGP(LinearView):
 
     @property
     def noise(self) -> Tensor:
-        """The variance of the noise of a look, of one element."""
-        return self.base.likelihood.noise * self.weights.square().sum()
+        """The variance of the noise of a look, without dimensions."""
+        return self.base.likelihood.noise.mean() * self.weights.square().sum()
 
     def negated(self) -> TargetGP:
         """The model of `-g`, for what can only maximise."""

@@ -28,6 +28,7 @@ class Evidence:
         rows = [(trial, space.encode(trial.params), study.value(trial)) for trial in study.trials.values()]
         empty = np.empty((0, space.dim))
         self.losses = np.array([objective.to_loss(v) for _, _, v in rows if v is not None])
+        self.noise = _noise(study, [trial for trial, _, v in rows if v is not None])
         self.X = np.array([u for _, u, v in rows if v is not None]).reshape(-1, space.dim)
         waiting = [u for t, u, v in rows if v is None and t.status != Status.FAILED]
         waiting += [space.encode(params) for params in also_pending]
@@ -54,6 +55,13 @@ def _measured(
     known = [(u, value) for u, value in found if value is not None]
     X = np.array([u for u, _ in known]).reshape(-1, study.problem.space.dim)
     return X, np.array([value for _, value in known])
+
+
+def _noise(study: Study, trials: Sequence[Trial]) -> Array | None:
+    """The variances that trials report of their values; None unless all do."""
+    sem = study.problem.objective.sem
+    found = [None if sem is None else study.measured(trial, sem) for trial in trials]
+    return np.square([v for v in found if v is not None]) if found and None not in found else None
 
 
 def _ran(study: Study, trial: Trial, value: float | None, reported: Sequence[str]) -> bool | None:

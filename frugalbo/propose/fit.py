@@ -96,7 +96,9 @@ class Fitter:
         categorical = space.categorical_dims
         groups = [Group(dims, space.levels[dims[0]] or 0) for dims in space.repeated_dims]
         rows = self._rows(evidence, categorical, check)
-        objective = fit_objective(evidence.X[rows], evidence.losses[rows], categorical, searched, groups, check=check)
+        noise = None if evidence.noise is None else evidence.noise[rows]
+        X, losses = evidence.X[rows], evidence.losses[rows]
+        objective = fit_objective(X, losses, categorical, searched, groups, noise=noise, check=check)
         if objective.fit.problem:
             raise np.linalg.LinAlgError(objective.fit.problem)
         centres, feasibility = evidence.best(CENTRES), None

@@ -200,7 +200,7 @@ def _left_out(study: Study) -> Coverage:
         return _coverage("left_out", [], len(known))
     evidence, objective = Evidence(study), study.problem.objective
     space = study.problem.space
-    found = leave_one_out(evidence.X, evidence.losses, space.categorical_dims, evidence.points.searched)
+    found = leave_one_out(evidence.X, evidence.losses, space.categorical_dims, evidence.points.searched, evidence.noise)
     if found is None:
         return Coverage("left_out", (), "The model could not be fitted to the results.")
     turn: Callable[[float], float] = objective.to_loss

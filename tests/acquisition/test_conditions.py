@@ -15,7 +15,8 @@ from frugalbo.acquisition.conditions import (
     over_environments,
 )
 from frugalbo.acquisition.registry import ACQUISITIONS, Situation, choose
-from frugalbo.budget.cost import Features, FittedCost
+from frugalbo.budget.cost_features import Features
+from frugalbo.budget.cost_mixture import FittedCost
 from frugalbo.constraint import OutcomeConstraint
 from frugalbo.errors import ModelError
 from frugalbo.models.constraint import fit_constraint
