@@ -155,7 +155,7 @@ def test_a_third_party_package_has_its_place(module):
 
 def test_the_table_names_only_what_there_is_or_is_planned():
     there = {entry_of(name) for name in MODULES}
-    assert set(RANK) - there <= {"metabo", "integrations"}
+    assert set(RANK) - there <= {"metabo"}
 
 
 @pytest.mark.parametrize(

@@ -1,0 +1,1 @@
+"""Bridges to other tools, each importable alone and each with an extra of its own."""

@@ -1,0 +1,63 @@
+"""Ax with our methods, our budget and our devices; see docs/ax.md.
+
+| what | name |
+|---|---|
+| our methods in a client | `generation_strategy(method=..., budget=...)` |
+| a client that pays | `BudgetedClient(client, budget)`: `ask`, `tell`, `fail`, `balance`, `best` |
+| our devices in Ax's orchestrator | `ExecutorRunner`, `ReportedMetric` |
+| an experiment as a study, and back | `from_ax`, `to_ax`, `losses` |
+| snapshots and databases | `save`, `load`, `sqlite`, `load_sqlite` |
+| the best point, early-stopped trials too | `best_point` |
+| acquisitions of ours in Ax's own models | `modular_strategy`; `acquisition` registers their input constructors |
+
+Importing this package takes some seconds, as Ax does, and registers what is ours with Ax's stores.
+"""
+
+from __future__ import annotations
+
+import frugalbo.models  # isort: skip  # noqa: F401 - first: it imports linear_operator without its warning
+
+from frugalbo.errors import MissingExtra
+
+try:
+    import ax  # noqa: F401
+except ImportError as error:
+    raise MissingExtra("the integration with Ax needs ax-platform: pip install 'frugalbo[ax]'") from error
+
+from frugalbo.integrations.ax.best import Best, best_point
+from frugalbo.integrations.ax.convert import from_ax, losses, to_ax
+from frugalbo.integrations.ax.execute import ExecutorRunner, ReportedMetric, problem_from_ax
+from frugalbo.integrations.ax.node import FrugalNode, generation_strategy
+from frugalbo.integrations.ax.service import Asked, BudgetedClient
+from frugalbo.integrations.ax.storage import (
+    load,
+    load_sqlite,
+    register_metric,
+    register_node,
+    register_runner,
+    save,
+    sqlite,
+)
+
+__all__ = [
+    "Asked",
+    "Best",
+    "BudgetedClient",
+    "ExecutorRunner",
+    "FrugalNode",
+    "ReportedMetric",
+    "best_point",
+    "from_ax",
+    "generation_strategy",
+    "load",
+    "load_sqlite",
+    "losses",
+    "problem_from_ax",
+    "save",
+    "sqlite",
+    "to_ax",
+]
+
+register_node()
+register_runner(ExecutorRunner)
+register_metric(ReportedMetric)

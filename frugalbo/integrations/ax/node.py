@@ -1,0 +1,242 @@
+"""Our methods as a node of an Ax generation strategy.
+
+    client.set_generation_strategy(generation_strategy(method="auto", budget="2 GPU-hours"))
+
+The node keeps nothing between calls: for each suggestion it reads the experiment as a study (`convert.from_ax`) and
+asks the proposer of that name. So what Ax's JSON and SQL stores keep of it is its arguments, and an experiment that
+was saved and loaded goes on with the same suggestions. Pending points are running trials, as everywhere here.
+
+With a budget it weighs improvements against costs, suggests nothing that the rest does not pay for, and ends the
+strategy (`GenerationStrategyCompleted`, on which Ax's orchestrator ends too) when nothing is affordable, nothing is
+worth its price, or the space is exhausted. Costs are those of the experiment's cost metric.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from ax.core.arm import Arm
+from ax.core.data import Data
+from ax.core.experiment import Experiment
+from ax.core.generator_run import GeneratorRun
+from ax.core.observation import ObservationFeatures
+from ax.core.types import TParameterization
+from ax.exceptions.generation_strategy import GenerationStrategyCompleted
+from ax.generation_strategy.external_generation_node import ExternalGenerationNode
+from ax.generation_strategy.generation_strategy import GenerationStrategy
+from ax.generation_strategy.transition_criterion import TransitionCriterion
+from ax.storage.json_store.decoder import object_from_json
+
+from frugalbo.budget.afford import Quote, Refusal, quote
+from frugalbo.budget.amounts import Budget, Cost
+from frugalbo.budget.cost import cost_model
+from frugalbo.budget.stated import StatedCost
+from frugalbo.budget.worth import MinGain
+from frugalbo.errors import BudgetError, StudyError
+from frugalbo.integrations.ax.convert import COST_METRIC, check_counted, from_ax, problem_of
+from frugalbo.integrations.ax.record import KEY, SLOT
+from frugalbo.propose import METHODS, MethodError, Proposer, make_proposer
+from frugalbo.slot import Slot
+from frugalbo.space import Params
+from frugalbo.study import Started, Study
+
+_CONFIDENCE = 0.995  # as in `fb.tune`: a hold that is too high is given back a moment later
+
+
+class FrugalNode(ExternalGenerationNode):
+    """Suggests by a method of ours; see `generation_strategy` for the arguments.
+
+    Args:
+        budget: As plain JSON types.
+        transition_criteria: For a strategy of more nodes than this one.
+    """
+
+    def __init__(
+        self,
+        name: str = KEY,
+        *,
+        method: str = "auto",
+        budget: Mapping[str, float] | None = None,
+        seed: int = 0,
+        cost_metric: str = COST_METRIC,
+        dollars_per_hour: float = 0.0,
+        cost: str | None = None,
+        min_gain: str | None = None,
+        steps: int | None = None,
+        transition_criteria: Sequence[TransitionCriterion] | None = None,
+    ) -> None:
+        super().__init__(name=name, should_deduplicate=False, transition_criteria=transition_criteria)
+        self.method = method
+        self.budget = None if budget is None else dict(budget)
+        self.seed = seed
+        self.cost_metric = cost_metric
+        self.dollars_per_hour = dollars_per_hour
+        self.cost = cost
+        self.min_gain = min_gain
+        self.steps = steps
+
+    def study_of(self, experiment: Experiment) -> Study:
+        """The experiment as this node sees it."""
+        return from_ax(
+            experiment,
+            budget=self.budget,
+            cost_metric=self.cost_metric,
+            dollars_per_hour=self.dollars_per_hour,
+            cost=self.cost,
+            steps=self.steps,
+        )
+
+    def affordable(self, study: Study, params: Params, *, sharers: int = 1) -> Quote | Refusal | None:
+        """What a trial may take of the study's budget; None where there is none."""
+        if study.ledger is None:
+            return None
+        balance = study.ledger.balance()
+        if spent := [name for name, account in balance.limited.items() if account.free <= 0]:
+            return Refusal(f"the budget of {spent[0].replace('_', ' ')} is spent", hopeless=True)
+        slot = Slot(SLOT, "cpu", 0, dollars_per_hour=self.dollars_per_hour)
+        predicted = cost_model(study.problem, _CONFIDENCE).predict(study, params, 0, study.problem.steps)
+        return quote(balance, slot, predicted, sharers=sharers)
+
+    def update_generator_state(self, experiment: Experiment, data: Data) -> None:
+        """Nothing: the state is the experiment."""
+
+    def get_next_candidate(self, pending_parameters: list[TParameterization]) -> TParameterization:
+        """Not how this node is asked.
+
+        Raises:
+            StudyError: Always.
+        """
+        raise StudyError(f"a {type(self).__name__} is asked by its generation strategy, with the experiment")
+
+    def _gen(
+        self,
+        experiment: Experiment,
+        data: Data | None = None,
+        n: int | None = None,
+        pending_observations: dict[str, list[ObservationFeatures]] | None = None,
+        fixed_features: ObservationFeatures | None = None,
+        **generator_gen_kwargs: Any,  # noqa: ANN401 - Ax's signature
+    ) -> GeneratorRun:
+        if fixed_features is not None and fixed_features.parameters:
+            raise StudyError(
+                f"expected no fixed parameters, got {fixed_features.parameters}: attach a trial of your own instead"
+            )
+        began = time.monotonic()
+        study = self.study_of(experiment)
+        _, translation = problem_of(experiment)
+        for pending in _parameters(pending_observations):
+            _add_running(study, translation.from_ax(pending))
+        suggestions = self._proposer(study).propose(study, n or 1)
+        if len(suggestions) < (n or 1):
+            raise GenerationStrategyCompleted("every configuration of the search space has been tried")
+        for suggestion in suggestions:
+            if suggestion.not_worth:
+                raise GenerationStrategyCompleted(suggestion.not_worth)
+            found = self.affordable(study, suggestion.params)
+            if isinstance(found, Refusal):
+                raise GenerationStrategyCompleted(found.reason)
+        return GeneratorRun(
+            arms=[Arm(parameters=translation.to_ax(suggestion.params)) for suggestion in suggestions],
+            gen_time=time.monotonic() - began,
+            fit_time=0.0,
+            gen_metadata={KEY: suggestions[0].why},
+            generator_key=self.name,
+        )
+
+    def _proposer(self, study: Study) -> Proposer:
+        min_gain = None if self.min_gain is None else MinGain.of(self.min_gain)
+        return make_proposer(self.method, study.problem, seed=self.seed, min_gain=min_gain)
+
+    @classmethod
+    def serialize_init_args(cls, obj: Any) -> dict[str, Any]:  # noqa: ANN401 - Ax's signature
+        """The arguments that make the same node."""
+        names = ("method", "budget", "seed", "cost_metric", "dollars_per_hour", "cost", "min_gain", "steps")
+        found = {"name": obj.name, **{name: getattr(obj, name) for name in names}}
+        return found | {"transition_criteria": list(obj.transition_criteria)}
+
+    @classmethod
+    def deserialize_init_args(
+        cls,
+        args: dict[str, Any],
+        decoder_registry: Any = None,  # noqa: ANN401 - Ax's signature
+        class_decoder_registry: Any = None,  # noqa: ANN401
+    ) -> dict[str, Any]:
+        """The arguments as they were."""
+        registries = {"decoder_registry": decoder_registry, "class_decoder_registry": class_decoder_registry}
+        given = {name: registry for name, registry in registries.items() if registry is not None}
+        return {name: object_from_json(value, **given) for name, value in args.items()}
+
+
+def generation_strategy(
+    *,
+    method: str = "auto",
+    budget: Budget | str | float | Mapping[str, Any] | None = None,
+    seed: int = 0,
+    cost_metric: str = COST_METRIC,
+    dollars_per_hour: float = 0.0,
+    cost: StatedCost | None = None,
+    min_gain: str | None = None,
+    steps: int | None = None,
+) -> GenerationStrategy:
+    """Our methods for `client.set_generation_strategy`.
+
+    Args:
+        method: As for `fb.tune`.
+        budget: Of device-seconds, dollars or trials, as for `fb.tune`; None where only results count.
+        seed: Of all choices.
+        cost_metric: The tracking metric with each trial's device-seconds.
+        dollars_per_hour: The price of a device, for a budget of dollars.
+        cost: What is known of a trial's cost, as a text: `"like width * depth"`.
+        min_gain: What a trial must be expected to bring, as for `fb.tune`.
+        steps: Of a full trial, where results are told with progressions; by default the largest of a completed one.
+
+    Raises:
+        MethodError: If there is no such method, or it cannot have a price.
+        BudgetError: If the budget cannot be read, or is of something that Ax does not count.
+    """
+    if method not in METHODS:
+        raise MethodError(f"unknown method {method!r}; expected one of {', '.join(METHODS)}")
+    if cost is not None and not isinstance(cost, str):
+        raise BudgetError(f"what is stated of costs is saved with the strategy, so it is a text, got {cost!r}")
+    amount = None if budget is None else Budget.of(budget)
+    if amount is not None:
+        check_budget(amount, dollars_per_hour)
+    if min_gain is not None:
+        MinGain.of(min_gain)  # refuses what cannot be read
+    node = FrugalNode(
+        method=method,
+        budget=None if amount is None else amount.to_json(),
+        seed=seed,
+        cost_metric=cost_metric,
+        dollars_per_hour=dollars_per_hour,
+        cost=cost,
+        min_gain=min_gain,
+        steps=steps,
+    )
+    return GenerationStrategy(name=f"{KEY}:{method}", nodes=[node])
+
+
+def check_budget(budget: Budget, dollars_per_hour: float) -> None:
+    """Refuse a budget that cannot be kept here.
+
+    Raises:
+        BudgetError: If it limits what Ax does not count, or money without a price.
+    """
+    if budget.dollars is not None and not dollars_per_hour > 0:
+        raise BudgetError(f"a budget of money needs dollars_per_hour above 0, got {dollars_per_hour!r}")
+    check_counted(budget)
+
+
+def _parameters(pending: Mapping[str, Sequence[ObservationFeatures]] | None) -> list[TParameterization]:
+    """The configurations that were generated in this call, and are no trials yet."""
+    found: list[TParameterization] = []
+    for observations in (pending or {}).values():
+        found += [o.parameters for o in observations if o.trial_index is None and o.parameters not in found]
+    return found
+
+
+def _add_running(study: Study, params: Params) -> None:
+    number, steps = len(study.trials), study.problem.steps
+    study.apply(Started(number, 0, params, 0, steps, steps, Cost(evaluations=1.0), SLOT, 0.0))

@@ -1,0 +1,166 @@
+"""Our methods as a node of Ax's."""
+
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+from clients import client, experiment, loss, run, seconds
+
+import frugalbo as fb
+import frugalbo.integrations.ax as fa
+from frugalbo.errors import BudgetError, StudyError
+from frugalbo.integrations.ax.node import FrugalNode
+from frugalbo.propose import METHODS, MethodError
+
+ROOT = Path(__file__).parents[2]
+
+
+def with_ours(made, **arguments):
+    made.set_generation_strategy(fa.generation_strategy(**arguments))
+    return made
+
+
+def test_importing_frugalbo_does_not_import_ax():
+    code = "import sys, frugalbo, frugalbo.api, frugalbo.cli; print('ax' in sys.modules)"
+    out = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, cwd=ROOT).stdout
+    assert out.strip() == "False"
+
+
+def test_the_strategy_suggests_what_our_own_loop_does():
+    """Up to the ten digits that Ax's stores keep of a value."""
+    made = with_ours(client(), method="pbgi", budget="9 trials", seed=3)
+    space = fb.Space(
+        {
+            "x": fb.Float(0, 1),
+            "lr": fb.Float(1e-4, 1e-1, log=True),
+            "layers": fb.Int(1, 7),
+            "kind": fb.Choice(["a", "b", "c"]),
+        }
+    )
+    problem = fb.Problem("own", space, "nowhere:train", fb.Minimize("loss"))
+    with fb.open_study(problem, budget="9 trials", method="pbgi", seed=3) as study:
+        for _ in range(6):
+            ((index, theirs),) = made.get_next_trials(1).items()
+            trial = study.ask()
+            ours = {("optimizer.lr" if k == "lr" else k): v for k, v in trial.params.items()}
+            assert {k: v for k, v in theirs.items() if k != "optimizer.lr"} == pytest.approx(
+                {k: v for k, v in ours.items() if k != "optimizer.lr"}, abs=1e-3
+            )
+            assert theirs["optimizer.lr"] == pytest.approx(ours["optimizer.lr"], rel=1e-2)
+            made.complete_trial(index, {"loss": loss(theirs)})
+            study.tell(trial, loss(ours))
+
+
+@pytest.mark.parametrize("method", ["auto", "bmsei", "pes", "ts", "sobol"])
+def test_every_method_suggests_points_of_the_space(method):
+    made = with_ours(client(), method=method, budget="200s")
+    run(made, 5)
+    for p in made.get_next_trials(2).values():
+        assert experiment(made).search_space.check_membership(p, raise_error=True)
+
+
+def test_pending_trials_are_not_suggested_again():
+    made = with_ours(client(), method="ei")
+    run(made, 4)
+    pending = list(made.get_next_trials(3).values())
+    pending += list(made.get_next_trials(2).values())
+    for i, one in enumerate(pending):
+        for other in pending[:i]:
+            apart = [abs(one["x"] - other["x"]) > 1e-3, one["layers"] != other["layers"], one["kind"] != other["kind"]]
+            apart.append(abs(np.log(one["optimizer.lr"] / other["optimizer.lr"])) > 1e-3)
+            assert any(apart)
+
+
+def test_a_failed_trial_is_not_suggested_again_and_has_no_value():
+    made = with_ours(client(), method="ei")
+    run(made, 4)
+    ((index, p),) = made.get_next_trials(1).items()
+    made.mark_trial_failed(index, "out of memory")
+    study = fa.from_ax(made)
+    assert study.trials[index].status == fb.Status.FAILED
+    assert study.trials[index].ends[-1].message == "out of memory"
+    assert study.value(study.trials[index]) is None
+    assert next(iter(made.get_next_trials(1).values())) != p
+
+
+def test_the_strategy_ends_when_the_budget_does():
+    from ax.exceptions.generation_strategy import GenerationStrategyCompleted
+
+    made = run(with_ours(client(), budget="4 trials"), 4)
+    with pytest.raises(GenerationStrategyCompleted, match="the budget of evaluations is spent"):
+        made.get_next_trials(1)
+    assert len(experiment(made).trials) == 4
+
+
+def test_costs_count():
+    """All that the last 9 of 40 s pay for is cheap."""
+    from ax.exceptions.generation_strategy import GenerationStrategyCompleted
+
+    made = with_ours(client(), method="pbgi", budget="60s")
+    spent = []
+    try:
+        for _ in range(40):
+            ((index, p),) = made.get_next_trials(1).items()
+            spent.append(seconds(p))
+            made.complete_trial(index, {"loss": loss(p), "device_seconds": seconds(p)})
+    except GenerationStrategyCompleted:
+        pass
+    balance = fa.from_ax(made, budget="60s").ledger.balance()["device_seconds"]
+    assert balance.spent == pytest.approx(sum(spent), abs=1e-8)
+    assert 40 < sum(spent) < 70  # nothing is held here: the last trial may exceed what was predicted
+    assert max(spent[-3:]) < max(spent[:3])
+
+
+def test_a_node_can_follow_another_and_survives_json():
+    from ax.adapter.registry import Generators
+    from ax.generation_strategy.generation_node import GenerationNode
+    from ax.generation_strategy.generation_strategy import GenerationStrategy
+    from ax.generation_strategy.generator_spec import GeneratorSpec
+    from ax.generation_strategy.transition_criterion import MinTrials
+    from ax.storage.json_store.decoder import object_from_json
+    from ax.storage.json_store.encoder import object_to_json
+
+    criteria = [MinTrials(threshold=3, transition_to="frugalbo", use_all_trials_in_exp=True)]
+    sobol = GenerationNode("sobol", [GeneratorSpec(Generators.SOBOL, {"seed": 0})], transition_criteria=criteria)
+    made = client()
+    made.set_generation_strategy(GenerationStrategy(nodes=[sobol, FrugalNode(method="ei")]))
+    run(made, 5)
+    names = [t.generator_run._generation_node_name for t in experiment(made).trials.values()]
+    assert names == ["sobol"] * 3 + ["frugalbo"] * 2
+
+    node = FrugalNode(
+        "mine", method="kg", budget={"evaluations": 7.0}, min_gain="1 per trial", transition_criteria=criteria
+    )
+    again = object_from_json(object_to_json(node))
+    assert FrugalNode.serialize_init_args(again) == FrugalNode.serialize_init_args(node)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "error", "message"),
+    [
+        ({"method": "magic"}, MethodError, "unknown method 'magic'"),
+        ({"budget": "3 parsecs"}, BudgetError, "parsecs"),
+        ({"budget": "1h wall"}, BudgetError, "does not count wall seconds"),
+        ({"budget": "3 USD"}, BudgetError, "needs dollars_per_hour"),
+        ({"cost": len}, BudgetError, "is a text"),
+        ({"min_gain": "much"}, ValueError, "much"),
+    ],
+)
+def test_wrong_arguments_are_refused_at_once(arguments, error, message):
+    with pytest.raises(error, match=message):
+        fa.generation_strategy(**arguments)
+
+
+def test_fixed_parameters_are_refused_and_nothing_is_lost():
+    made = run(with_ours(client()), 2)
+    with pytest.raises(StudyError, match="attach a trial of your own"):
+        made.get_next_trials(1, fixed_parameters={"x": 0.5})
+    assert len(experiment(made).trials) == 2
+    assert made.get_next_trials(1)
+
+
+def test_all_methods_have_a_strategy():
+    for method in METHODS:
+        assert fa.generation_strategy(method=method).name == f"frugalbo:{method}"
