@@ -2,7 +2,7 @@ import math
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from frugalbo.bandits import Exp3, Exp3IX, LogBarrier, TsallisINF
@@ -12,6 +12,7 @@ from frugalbo.errors import BanditError
 losses = st.lists(st.floats(-1e6, 1e6), min_size=1, max_size=9).map(np.array)
 
 
+@settings(deadline=None)
 @given(L=losses, log_eta=st.floats(-5, 2), power=st.sampled_from([1, 2]))
 def test_barrier_weights_solve_what_they_say(L, log_eta, power):
     eta = 10**log_eta
