@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from benchmarks import peers, race, speed, standings, tables
+from benchmarks import batches, peers, race, speed, standings, tables
 from benchmarks.peers import Job
 from frugalbo.api import tune
 from frugalbo.budget.amounts import Budget
@@ -409,3 +409,13 @@ def test_the_speed_table_holds_medians_and_ratios():
     assert "| optuna-gp | no answer |" in lines
     assert "| auto | 0.25 |" in lines  # of Ax's
     assert "| auto |  |" in lines  # of nobody's
+
+
+def test_batches_are_compared_cell_by_cell():
+    def record(method, seed, *regret):
+        return {"method": method, "table": "t", "seed": seed, "regret": list(regret)}
+
+    of_ei = [record("ei", seed, 0.5, 0.4, 0.3, 0.2) for seed in range(3)]
+    of_qei = [record("qei", seed, 0.5, 0.4, 0.3, last) for seed, last in enumerate((0.1, 0.3, 0.2))]
+    lines = batches.markdown([*of_ei, *of_qei]).splitlines()
+    assert lines[-1] == "| qei | 3 | 0.5000 | 0.4000 | 0.3000 | 0.2000 | 1 | 1 |"

@@ -13,9 +13,9 @@ the configuration. Over fidelities and environments the row chooses the point, a
 `frugalbo.acquisition.conditions` under which of them to look there.
 
 Where costs differ, `pbgi` stays what it is at the end of a budget and in batches: the chance that what is left pays for
-a trial is a part of every index, and with four workers neither `qei` nor `nei`, which are blind to cost, reached what
-it did. What is picked for batches of equal trials is measured in `benchmarks/batches.py`, the rest in
-`benchmarks/race.py`, where `ours` is this and `ours:NAME` each of them by itself.
+a trial is a part of every index, and those that average over what is pending are blind to cost. What is picked for
+batches of equal trials is measured in `benchmarks/batches.py`, the rest in `benchmarks/race.py`, where `ours` is this
+and `ours:NAME` each of them by itself; `bmsei` for the last trials is by argument.
 """
 
 from __future__ import annotations

@@ -2,7 +2,7 @@
 
 | method | what it does |
 |---|---|
-| `auto` | one of `pbgi`, `ei` and `nei`, by what is at stake; `why["because"]` says which and why |
+| `auto` | one of `pbgi`, `ei`, `nei`, `qei` and `bmsei`, by what is at stake; `why["because"]` says which and why |
 | `bo` | the defaults and a few Sobol points, then expected improvement per cost, cooled |
 | `pbgi` | the same with the Pandora's-box Gittins index, which knows costs too |
 | `bmsei` | the same with budgeted multi-step lookahead: as many trials ahead as the budget pays for, up to two |
