@@ -1,7 +1,9 @@
 """What the model of learning curves knows, and that it says so in the same words whatever the order or the units."""
 
 import math
+import re
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -182,6 +184,18 @@ def test_a_trial_without_reports_is_as_uncertain_as_a_new_configuration(fitted):
     assert seen[0] == pytest.approx(new[0], abs=1e-6)
     assert seen[1] == pytest.approx(new[1], rel=0.2)
     assert seen[1] > 3 * np.median(posterior.final()[1])
+
+
+def test_what_is_said_of_a_trial_is_its_level_and_the_rest_of_its_curve(fitted):
+    posterior, _ = fitted
+    levels, hyper = posterior._levels, posterior.hyper
+    mean, variance = levels.marginal()
+    G, c, E = (part[:, 0] for part in levels.rest(torch.tensor([0, 7]), torch.ones(2, 1, dtype=torch.float64)))
+    said, sd = posterior.final([0, 7])
+    assert said == pytest.approx(posterior.temper.tempered((G * mean[[0, 7]] + c).numpy()))
+    wide = np.maximum(1, np.log(HORIZON / np.array([posterior.curves[0].steps[-1], HORIZON])) / 0.7)
+    scale = float(hyper.scale) * posterior.temper.unit * posterior._normal * wide
+    assert sd == pytest.approx(scale * (G**2 * variance[[0, 7]] + E[:, 0]).sqrt().numpy(), rel=1e-4)
 
 
 def test_one_configuration_without_a_curve_is_the_prior():
@@ -427,3 +441,11 @@ def test_a_replanned_trial_of_fewer_steps_is_no_part_of_a_longer_curve():
     assert set(curves_of(study)) == set(study.trials)
     next(iter(study.trials.values())).planned -= 1
     assert set(curves_of(study)) == set(study.trials) - {0}
+
+
+def test_the_block_of_the_page_runs():
+    page = Path(__file__).parents[2] / "docs" / "curves.md"
+    (block,) = re.findall(r"```python\n(.*?)```", page.read_text(), re.DOTALL)
+    names = {}
+    exec(compile(block, str(page), "exec"), names)
+    assert names["mean"].shape == (20,)

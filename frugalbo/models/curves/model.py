@@ -4,8 +4,8 @@ The hyperparameters maximise the log density of the last report of each curve, g
 half and three quarters of it (all curves cut at once), and given none of it but all of the other curves; plus
 a log prior. The predictions are Student t distributions, of which the degrees of freedom and the scale are
 fitted with the rest, so intervals are calibrated on what has happened. The marginal likelihood, which the
-literature maximises, was far worse here: it is mostly about the first steps of curves, and what explains these best
-extrapolates them wildly (`docs/curves.md` has figures).
+literature maximises, is mostly about the first steps of curves, and what explains these best extrapolates
+them wildly (`docs/curves.md`).
 """
 
 from __future__ import annotations
