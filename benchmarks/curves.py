@@ -145,9 +145,9 @@ def kronecker(curves: list[PartialCurve], temper: Temper) -> Predicted:
     model = LatentKroneckerGP(X, T, torch.tensor(Y))
     with model.use_iterative_methods():
         fit_gpytorch_mll(ExactMarginalLogLikelihood(model.likelihood, model))
-        posterior = model.posterior(X, T[-1:], observation_noise=True)
-        samples = posterior.rsample(torch.Size([256])).reshape(256, -1).detach().numpy()
-    return samples.mean(axis=0), samples.std(axis=0), 1e6
+        samples = model.posterior(X, T[-1:]).rsample(torch.Size([256])).reshape(256, -1).detach().numpy()
+    noise = float(model.likelihood.noise)  # which its posterior has no option for
+    return samples.mean(axis=0), np.sqrt(samples.var(axis=0) + noise), 1e6
 
 
 # --- the cases -----------------------------------------------------------------------------------
@@ -257,13 +257,10 @@ def schedules(shares: tuple[float, ...] = (0.5,)) -> list[dict[str, Any]]:
             curve = PartialCurve(np.array([0.5]), steps[:k], losses[:k])
             row: dict[str, Any] = {"million": int(size), "schedule": str(name), "share": share}
             row["last"] = float(losses[k - 1]) - truth
-            temper = Temper.of([1.0])
+            plain = Temper(1e3, 1.0, 0.0, 1.0)  # changes nothing but the origin
             scaled = PartialCurve(curve.x, curve.steps * HORIZON / horizon, curve.losses)
-            row["power"] = (
-                float(power_law([scaled], np.array([HORIZON]), temper)[0]) * temper.unit
-                + float(temper.tempered(0.0))
-                - truth
-            )
+            end = plain.tempered(power_law([scaled], np.array([HORIZON]), plain))
+            row["power"] = float(end[0]) - truth
             for method, known in (("without", None), ("with", progress)):
                 posterior = CurveModel().fit([curve], horizon, progress=known)
                 mean, sd = posterior.final()
