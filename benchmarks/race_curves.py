@@ -41,7 +41,7 @@ sys.path.insert(0, str(Path(__file__).parents[1]))
 
 import numpy as np
 
-from benchmarks import curve_tables, race
+from benchmarks import curve_peers, curve_tables, race
 from benchmarks.curve_tables import CurveTable, Pool
 from benchmarks.peers import Stopwatch
 from frugalbo.budget.amounts import Budget
@@ -73,11 +73,21 @@ def run_ours(table: CurveTable, scheduler: str, budget_s: float, workers: int, s
 def run_cell(name: str, method: str, budget: int, workers: int, seed: int) -> dict[str, Any]:
     """One race as a record."""
     table, watch = curve_tables.load(name, seed), Stopwatch()
-    budget_s = budget * table.full_cost_s
+    budget_s, own_seed = budget * table.full_cost_s, race.own_seed(name, seed)
     with watch.running():
-        study = run_ours(table, OURS[method], budget_s, workers, race.own_seed(name, seed))
-    best = study.best()
-    spent = study.balance()["device_seconds"].spent
+        if method in OURS:
+            study = run_ours(table, OURS[method], budget_s, workers, own_seed)
+            best, at_step = study.best(), study.compared_at()
+            found = None if best is None else best.params
+            trials = len(study.trials)
+            full = sum(study.value(trial) is not None for trial in study.trials.values())
+        else:
+            order = Pool(table, own_seed).order.tolist()
+            stopper = curve_peers.make_stopper(method, table, own_seed)
+            ran = curve_peers.drive(stopper, table, order, budget_s=budget_s, workers=workers)
+            found, trials = curve_peers.answer(table, ran), len(ran)
+            at_step = max((r.step for r in ran if not r.failed), default=None)
+            full = sum(r.step == table.steps and not r.failed for r in ran)
     return {
         "table": name,
         "method": method,
@@ -85,12 +95,10 @@ def run_cell(name: str, method: str, budget: int, workers: int, seed: int) -> di
         "workers": workers,
         "seed": seed,
         "version": version(method),
-        "regret": round(table.regret(None if best is None else best.params), 6),
-        "at_step": study.compared_at(),
-        "trials": len(study.trials),
-        "full": sum(study.value(trial) is not None for trial in study.trials.values()),
-        "spent": round(spent / budget_s, 6),
-        "makespan": round(max(t.ends[-1].at for t in study.trials.values()) / table.full_cost_s, 4),
+        "regret": round(table.regret(found), 6),
+        "at_step": at_step,
+        "trials": trials,
+        "full": full,
         "cpu_s": round(watch.cpu_s, 3),
         "at": datetime.now(UTC).isoformat(timespec="seconds"),
     }
@@ -98,7 +106,7 @@ def run_cell(name: str, method: str, budget: int, workers: int, seed: int) -> di
 
 def version(method: str) -> str:
     """What a record is valid for."""
-    return race.version(f"ours:{method}")
+    return race.version(f"ours:{method}") if method in OURS else curve_peers.version(method)
 
 
 def read(out: Path) -> list[dict[str, Any]]:
@@ -180,8 +188,10 @@ def main() -> None:
         print(markdown(read(asked.out), asked.methods))
         return
     methods = asked.methods or list(OURS)
-    if unknown := [method for method in methods if method not in OURS]:
-        parser.error(f"no method {unknown[0]!r}; expected some of {', '.join(OURS)}")
+    if unknown := [method for method in methods if method not in OURS and method not in curve_peers.PACKAGES]:
+        parser.error(f"no method {unknown[0]!r}; expected some of {', '.join([*OURS, *curve_peers.PACKAGES])}")
+    if absent := [m for m in methods if m in curve_peers.PACKAGES and not curve_peers.is_installed(m)]:
+        parser.error(f"{absent[0]} is not installed: pip install {curve_peers.PACKAGES[absent[0]]}")
     names = [name for name in curve_tables.names() if name in asked.only or name.partition("/")[0] in asked.only]
     if not names:
         parser.error(f"no table among {asked.only}; expected some of {', '.join(curve_tables.names())}")

@@ -402,13 +402,17 @@ class Study:
     def best(self) -> Trial | None:
         """The trial with the best objective at the full number of steps; the earliest of equals.
 
-        While no trial has a value there, the best of those that got to `compared_at`.
+        While no trial has a value there, the best of those that got to `compared_at` and have not failed since.
 
         Only those count that meet the outcome constraints; while none does, the one that violates them
         least (`violation`) is the best, which `is_feasible` tells.
         """
         by = self._short_of_the_end()
-        values = ((t, self.value(t) if by is None else self.value_by(t, by)) for t in self.trials.values())
+        values = (
+            (t, self.value(t) if by is None else self.value_by(t, by))
+            for t in self.trials.values()
+            if by is None or t.status != Status.FAILED
+        )
         to_loss = self.problem.objective.to_loss
         known = [(self.violation(t, by=by), to_loss(value), t.number) for t, value in values if value is not None]
         return self.trials[min(known)[-1]] if known else None
@@ -431,17 +435,19 @@ class Study:
     def compared_at(self) -> int | None:
         """The step at which `best` compares trials: the full number of steps, if any trial has a value there.
 
-        Otherwise the last step up to which any segment was granted that ended there with a value, and None where
-        no such segment has: what a segment reports on its way to a later step is not compared, as no other
-        trial need have been stopped there.
+        Otherwise the furthest step at which a trial that has not failed since was paused as it had been granted, or
+        stopped, with a value; None where there is none. What a segment reports on its way to a later step is
+        not compared, as no other trial need have been stopped there.
         """
         if any(self.value(trial) is not None for trial in self.trials.values()):
             return self.problem.steps
         ends = {
-            started.until
+            step
             for trial in self.trials.values()
-            for started, ended in zip(trial.starts, trial.ends, strict=False)
-            if ended.outcome in _ARRIVED and self.value_by(trial, started.until) is not None
+            if trial.status != Status.FAILED
+            for started, ended, reached in zip(trial.starts, trial.ends, trial.reached, strict=False)
+            if ended.outcome in (*_ARRIVED, Outcome.STOPPED)
+            and self.value_by(trial, step := started.until if ended.outcome in _ARRIVED else reached) is not None
         }
         return max(ends, default=None)
 
