@@ -24,6 +24,8 @@ _WHERE = {
     "frugalbo.job": ("DivergedError", "JobContext"),
     "frugalbo.pool": ("Pool",),
     "frugalbo.problem": ("Fidelity", "Maximize", "Minimize", "Problem", "command_problem", "load_problem"),
+    "frugalbo.recording": ("Recording",),
+    "frugalbo.replay": ("simulate",),
     "frugalbo.report": ("Report",),
     "frugalbo.slot": ("Slot",),
     "frugalbo.space": ("Choice", "Fixed", "Float", "Int", "Space"),
@@ -55,6 +57,8 @@ if TYPE_CHECKING:
     from frugalbo.job import DivergedError, JobContext
     from frugalbo.pool import Pool
     from frugalbo.problem import Fidelity, Maximize, Minimize, Problem, command_problem, load_problem
+    from frugalbo.recording import Recording
+    from frugalbo.replay import simulate
     from frugalbo.report import Report
     from frugalbo.slot import Slot
     from frugalbo.space import Choice, Fixed, Float, Int, Space

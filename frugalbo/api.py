@@ -34,7 +34,7 @@ from frugalbo.study import Study
 
 DEFAULT_STORAGE = ".frugalbo/runs.db"
 # A hold that is too high is given back a moment later; one that is too low kills a good trial.
-_CONFIDENCE = 0.995
+CONFIDENCE = 0.995
 
 
 @dataclass(frozen=True, slots=True)
@@ -283,7 +283,7 @@ def _stating(problem: Problem | str | Path, cost: StatedCost | None) -> Problem:
     problem = problem if isinstance(problem, Problem) else load_problem(problem)
     if cost is not None:
         problem = replace(problem, cost=cost)
-    cost_model(problem, _CONFIDENCE)
+    cost_model(problem, CONFIDENCE)
     return problem
 
 
@@ -394,7 +394,7 @@ def _local_executor(problem: Problem, settings: Settings) -> Executor:
 def _run(handle: Handle, executor: Executor, observe: Observer | None) -> Report:
     study = _open(handle)
     assert study.proposer is not None
-    costs = cost_model(handle.problem, _CONFIDENCE)
+    costs = cost_model(handle.problem, CONFIDENCE)
     loop = RunLoop(
         study=study,
         scheduler=handle.settings.make_scheduler(study.proposer, costs),

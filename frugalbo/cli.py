@@ -1,4 +1,4 @@
-"""The command line: `frugalbo tune | pause | resume | status | best | explain | report | export`.
+"""The command line: `frugalbo tune | pause | resume | simulate | status | best | explain | report | export`.
 
 Results go to stdout, refusals to stderr in one sentence with exit code 2. Exit code 1 says that
 the run ended without a single successful trial, or without one that meets its constraints, 130 that
@@ -20,6 +20,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from frugalbo import cli_simulate
 from frugalbo.errors import FrugalError, ProblemError, StudyError
 
 if TYPE_CHECKING:
@@ -119,6 +120,10 @@ def _parser() -> argparse.ArgumentParser:
     resume.add_argument("--min-gain", metavar="GAIN", help="a new one; none to spend all of the budget")
     resume.add_argument("--pools", metavar="FILE", help="new pools, such as with larger budgets")
     resume.set_defaults(call=_resume)
+
+    simulate = commands.add_parser("simulate", parents=[storage], help="what a budget would buy, on recorded trials")
+    cli_simulate.add_arguments(simulate)
+    simulate.set_defaults(call=lambda args: cli_simulate.run(args, _storage(args)))
 
     for name, call, help_ in (
         ("status", _status, "where a run stands; --all lists every run"),

@@ -40,6 +40,9 @@ LAYERS = [
     ["report"],
     ["live"],
     ["api"],
+    ["recording"],
+    ["replay"],
+    ["cli_simulate"],
     ["integrations", "cli", "testing"],
 ]
 # What the layers alone would allow.
