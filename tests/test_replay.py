@@ -212,18 +212,18 @@ def test_tables_that_cannot_be_read_are_refused(tmp_path, text, said):
 
 def test_the_command_tells_what_a_budget_buys(tmp_path, capsys):
     path = tmp_path / "runs.csv"
-    path.write_text("lr,seconds,accuracy\n" + "".join(f"{i},10,{i}\n" for i in range(1, 13)))
-    words = ["simulate", str(path), "--budget", "80 trials", "--maximize", "accuracy", "--seeds", "2", "--price", "36"]
+    path.write_text("lr,seconds,accuracy\n" + "".join(f"{i},10,{i}\n" for i in range(1, 7)))
+    words = ["simulate", str(path), "--budget", "16 trials", "--maximize", "accuracy", "--seeds", "2", "--price", "36"]
     assert main(words) == 0
     said = capsys.readouterr().out
-    assert "12 recorded configurations of runs, 2 seeds each" in said
-    assert "the best of all that is recorded: 12" in said
+    assert "6 recorded configurations of runs, 2 seeds each" in said
+    assert "the best of all that is recorded: 6" in said
     assert "100% of the seeds tried every recorded configuration" in said
     assert main([*words, "--json", "--scheduler", "fixed"]) == 0
     facts = json.loads(capsys.readouterr().out)
-    assert [row["budget"] for row in facts["bought"]] == [{"evaluations": n} for n in (10, 20, 40, 80)]
-    assert facts["bought"][0]["pools"] == {"devices": {"device_seconds": 100.0, "dollars": pytest.approx(1.0)}}
-    assert facts["bought"][-1]["values"] == [12.0] * 2
+    assert [row["budget"] for row in facts["bought"]] == [{"evaluations": n} for n in (2, 4, 8, 16)]
+    assert facts["bought"][0]["pools"] == {"devices": {"device_seconds": 20.0, "dollars": pytest.approx(0.2)}}
+    assert facts["bought"][-1]["values"] == [6.0] * 2
 
 
 def test_the_command_replays_a_stored_run(tmp_path, capsys):
