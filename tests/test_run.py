@@ -242,6 +242,8 @@ class Killed(BaseException):
 class MortalLease:
     """Dies at its `deaths`-th write: before it, or just after it was durable."""
 
+    is_asked_to_pause = False
+
     def __init__(self, lease, at, after):
         self._lease, self._left, self._after = lease, at, after
 
