@@ -8,20 +8,18 @@ the user interrupted it.
 from __future__ import annotations
 
 import argparse
-import csv
-import io
 import json
-import math
 import os
 import signal
 import sys
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from frugalbo import cli_simulate
 from frugalbo.errors import FrugalError, ProblemError, StudyError
+from frugalbo.table import FORMATS
 
 if TYPE_CHECKING:
     from frugalbo.live import View
@@ -130,7 +128,7 @@ def _parser() -> argparse.ArgumentParser:
         ("best", _best, "the best configuration of a run"),
         ("explain", _explain, "why a configuration was chosen"),
         ("report", _report, "write the report of a run"),
-        ("export", _export, "the trials of a run as CSV or JSON"),
+        ("export", _export, "the trials of a run as CSV, JSON or Parquet"),
     ):
         command = commands.add_parser(name, parents=[which], help=help_)
         command.set_defaults(call=call)
@@ -143,8 +141,9 @@ def _parser() -> argparse.ArgumentParser:
         if name == "report":
             command.add_argument("--out", metavar="FOLDER", help="where to (beside the run)")
         if name == "export":
-            command.add_argument("--format", choices=("csv", "json"), default="csv")
-            command.add_argument("--out", metavar="FILE", help="where to (stdout)")
+            command.add_argument("--format", choices=FORMATS, help="what FILE ends with, else csv")
+            command.add_argument("--out", metavar="FILE", help="where to (stdout); needed for parquet")
+            command.add_argument("--reports", action="store_true", help="a row for each report, not for each trial")
     return parser
 
 
@@ -311,38 +310,18 @@ def _report(args: argparse.Namespace) -> int:
 
 
 def _export(args: argparse.Namespace) -> int:
-    from frugalbo.report import trial_table
+    from frugalbo.table import as_text, report_table, trial_table, write_table
 
     with _open(args) as store:
         study = _study(store, store.run(args.run).id)
-    rows = trial_table(study)
-    text = _as_csv(rows) if args.format == "csv" else json.dumps([_strict(row) for row in rows], indent=1) + "\n"
+    rows = report_table(study) if args.reports else trial_table(study)
+    form = args.format or (Path(args.out).suffix.removeprefix(".") if args.out else "csv")
     if args.out:
-        _write(Path(args.out), text)
+        write_table(rows, args.out, form)
     else:
-        sys.stdout.write(text)
+        sys.stdout.write(as_text(rows, form))
         sys.stdout.flush()
     return 0
-
-
-def _as_csv(rows: Sequence[Mapping[str, Any]]) -> str:
-    columns = list(dict.fromkeys(column for row in rows for column in row))
-    out = io.StringIO()
-    writer = csv.DictWriter(out, columns, restval="")
-    writer.writeheader()
-    writer.writerows(rows)
-    return out.getvalue()
-
-
-def _strict(row: Mapping[str, Any]) -> dict[str, Any]:
-    return {k: None if isinstance(v, float) and not math.isfinite(v) else v for k, v in row.items()}
-
-
-def _write(path: Path, text: str) -> None:
-    try:
-        path.write_text(text, encoding="utf-8")
-    except OSError as error:
-        raise ProblemError(f"cannot write {path}: {error.strerror}") from None
 
 
 def _problem(args: argparse.Namespace) -> Problem:

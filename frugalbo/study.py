@@ -16,7 +16,7 @@ import math
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, fields
 from enum import StrEnum
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from frugalbo.budget.amounts import Cost
 from frugalbo.budget.ledger import Ledger
@@ -24,6 +24,10 @@ from frugalbo.errors import StudyError
 from frugalbo.explanation import in_words
 from frugalbo.problem import Problem
 from frugalbo.space import Params
+from frugalbo.table import report_table, to_frame, trial_table
+
+if TYPE_CHECKING:
+    import pandas as pd
 
 
 class Outcome(StrEnum):
@@ -450,6 +454,14 @@ class Study:
             and self.value_by(trial, step := started.until if ended.outcome in _ARRIVED else reached) is not None
         }
         return max(ends, default=None)
+
+    def to_dataframe(self, *, reports: bool = False) -> pd.DataFrame:
+        """The trials as a pandas data frame, a row each; or their reports, so that curves are columns by step.
+
+        Raises:
+            MissingExtra: If pandas is not installed.
+        """
+        return to_frame(report_table(self) if reports else trial_table(self))
 
     def explain(self, trial: Trial | int) -> str:
         """Why a trial's configuration was chosen, and what came of it, in sentences.

@@ -18,7 +18,7 @@ LAYERS = [
     ["space"],
     ["budget.amounts"],
     ["pool", "budget.ledger", "budget.stated", "budget.shape", "budget.worth", "budget.knapsack", "budget.price"],
-    ["problem", "job", "explanation", "rollouts"],
+    ["problem", "job", "explanation", "rollouts", "table"],
     ["study"],
     ["budget.cost_features", "store", "models", "optim"],
     ["budget.cost_mixture"],

@@ -32,6 +32,7 @@ from frugalbo.report.findings import (
 )
 from frugalbo.report.importance import importance
 from frugalbo.study import Status, Study, Trial
+from frugalbo.table import trial_table
 
 __all__ = [
     "Report", "accounts", "against_defaults", "best_so_far", "calibration", "gantt", "importance", "longest_pause",
@@ -164,39 +165,6 @@ def feasibility_json(study: Study, trial: Trial) -> dict[str, Any]:
         return {}
     violations = {text: by if math.isfinite(by) else None for text, by in study.violations(trial).items()}
     return {"is_feasible": study.is_feasible(trial), "violations": violations}
-
-
-def trial_table(study: Study, knobs: dict[str, str] | None = None) -> list[dict[str, Any]]:
-    """All trials as flat rows of strict JSON types, for CSV, JSON and data frames.
-
-    Args:
-        study: Any.
-        knobs: Parameter to column. By default each has its own name, or `params.name` where a column
-            of ours has that name. Inactive parameters have no entry.
-
-    With outcome constraints there are `is_feasible` and the constrained metrics, `metrics.name`, besides.
-    """
-    rows = []
-    for row in trial_rows(study):
-        flat: dict[str, Any] = {
-            "trial": row.number,
-            "status": str(row.status),
-            "value": row.value,
-            "last_step": row.last_step,
-            "segments": row.segments,
-            "device_seconds": row.device_seconds,
-            "dollars": row.dollars,
-            "failure": str(row.failure) if row.failure else None,
-            "message": row.message,
-            "is_default": row.is_default,
-            "is_best": row.is_best,
-        }
-        if study.problem.bounds:
-            flat["is_feasible"] = study.is_feasible(study.trials[row.number])
-            flat |= {f"metrics.{metric}": value for metric, value in row.measured.items()}
-        columns = {name: f"params.{name}" if name in flat else name for name in row.params} if knobs is None else knobs
-        rows.append(flat | {columns[name]: value for name, value in row.params.items() if name in columns})
-    return rows
 
 
 def _replace(path: Path, content: bytes) -> None:
