@@ -91,7 +91,7 @@ def to_frame(rows: Sequence[Row]) -> pd.DataFrame:
     return pandas.DataFrame({column: _series(pandas, [row.get(column) for row in rows]) for column in columns})
 
 
-def as_text(rows: Sequence[Row], form: Format) -> str:
+def as_text(rows: Sequence[Row], form: str) -> str:
     """Rows as CSV, or as a JSON array; null or nothing for what a trial does not have.
 
     Raises:
@@ -108,7 +108,7 @@ def as_text(rows: Sequence[Row], form: Format) -> str:
     return out.getvalue()
 
 
-def write_table(rows: Sequence[Row], path: str | Path, form: Format | None = None) -> None:
+def write_table(rows: Sequence[Row], path: str | Path, form: str | None = None) -> None:
     """Write rows to a file, in the format that its name ends with if none is given.
 
     Raises:
@@ -116,7 +116,7 @@ def write_table(rows: Sequence[Row], path: str | Path, form: Format | None = Non
         MissingExtra: If Parquet is wanted and pandas or pyarrow is not installed.
     """
     path = Path(path)
-    form = form or path.suffix.removeprefix(".")  # type: ignore[assignment]
+    form = form or path.suffix.removeprefix(".")
     if form not in FORMATS:
         raise StorageError(f"cannot write {path}: expected one of the formats {', '.join(FORMATS)}, got {form!r}")
     try:
