@@ -8,7 +8,7 @@
 | an experiment as a study, and back | `from_ax`, `to_ax`, `losses` |
 | snapshots and databases | `save`, `load`, `sqlite`, `load_sqlite` |
 | the best point, early-stopped trials too | `best_point` |
-| acquisitions of ours in Ax's own models | `modular_strategy`; `acquisition` registers their input constructors |
+| acquisitions of ours in Ax's own generator | `modular_strategy` |
 
 Importing this package takes some seconds, as Ax does, and registers what is ours with Ax's stores.
 """
@@ -24,6 +24,9 @@ try:
 except ImportError as error:
     raise MissingExtra("the integration with Ax needs ax-platform: pip install 'frugalbo[ax]'") from error
 
+from ax.storage.botorch_modular_registry import register_acquisition_function
+
+from frugalbo.integrations.ax.acquisition import MODULAR, FrugalAcquisition, modular_strategy
 from frugalbo.integrations.ax.best import Best, best_point
 from frugalbo.integrations.ax.convert import from_ax, losses, to_ax
 from frugalbo.integrations.ax.execute import ExecutorRunner, ReportedMetric, problem_from_ax
@@ -40,10 +43,12 @@ from frugalbo.integrations.ax.storage import (
 )
 
 __all__ = [
+    "MODULAR",
     "Asked",
     "Best",
     "BudgetedClient",
     "ExecutorRunner",
+    "FrugalAcquisition",
     "FrugalNode",
     "ReportedMetric",
     "best_point",
@@ -52,6 +57,7 @@ __all__ = [
     "load",
     "load_sqlite",
     "losses",
+    "modular_strategy",
     "problem_from_ax",
     "save",
     "sqlite",
@@ -61,3 +67,4 @@ __all__ = [
 register_node()
 register_runner(ExecutorRunner)
 register_metric(ReportedMetric)
+register_acquisition_function(FrugalAcquisition)
