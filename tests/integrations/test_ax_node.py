@@ -6,6 +6,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from ax.adapter.registry import Generators
 from clients import client, experiment, loss, run, seconds
 
 import frugalbo as fb
@@ -14,6 +15,7 @@ from frugalbo.errors import BudgetError, StudyError
 from frugalbo.integrations.ax.node import FrugalNode
 from frugalbo.propose import METHODS, MethodError
 
+ORIGINAL = type(Generators.SOBOL).__call__
 ROOT = Path(__file__).parents[2]
 
 
@@ -114,7 +116,6 @@ def test_costs_count():
 
 
 def test_a_node_can_follow_another_and_survives_json():
-    from ax.adapter.registry import Generators
     from ax.generation_strategy.generation_node import GenerationNode
     from ax.generation_strategy.generation_strategy import GenerationStrategy
     from ax.generation_strategy.generator_spec import GeneratorSpec
@@ -164,3 +165,22 @@ def test_fixed_parameters_are_refused_and_nothing_is_lost():
 def test_all_methods_have_a_strategy():
     for method in METHODS:
         assert fa.generation_strategy(method=method).name == f"frugalbo:{method}"
+
+
+def test_ax_analyses_have_a_model_of_their_own_and_suggestions_do_not_wait_for_it(monkeypatch):
+    from ax.analysis.plotly import CrossValidationPlot, PlotlyAnalysisCard, ScatterPlot, SlicePlot
+
+    fitted = []
+    monkeypatch.setattr(
+        type(Generators.SOBOL), "__call__", lambda self, **more: fitted.append(self) or ORIGINAL(self, **more)
+    )
+    made = run(with_ours(client(), method="ei"), 7)
+    assert fitted == []
+    cards = made.compute_analyses(
+        [ScatterPlot("device_seconds", "loss"), SlicePlot("x", "loss"), CrossValidationPlot(["loss"])]
+    )
+    assert len(fitted) == 1
+    for card in cards:
+        assert {type(leaf) for leaf in card.flatten()} == {PlotlyAnalysisCard}
+    mean, _ = made.predict([{"x": 0.3, "optimizer.lr": 0.01, "layers": 3, "kind": "a"}])[0]["loss"]
+    assert abs(mean) < 1

@@ -7,8 +7,8 @@ lookahead, predictive entropy search and GIBBON's bound (`"mes"`) there is none.
 deduplication, the search of its own optimizers. The surrogate and the acquisition are ours: the objective's and the
 cost's model are fitted to the data that Ax has transformed, pending points are believed as everywhere here.
 
-`generation_strategy` is the better way where it can be used: it also learns from failures, knows outcome
-constraints and conditions, and is an order quicker. This one is for who needs another part of Ax's generator.
+`generation_strategy` is the better way where it can be used: it also learns from failures and knows outcome
+constraints and conditions. This one is for who needs another part of Ax's generator.
 """
 
 from __future__ import annotations

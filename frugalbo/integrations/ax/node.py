@@ -17,6 +17,8 @@ import time
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from ax.adapter.base import Adapter
+from ax.adapter.registry import Generators
 from ax.core.arm import Arm
 from ax.core.data import Data
 from ax.core.experiment import Experiment
@@ -76,6 +78,7 @@ class FrugalNode(ExternalGenerationNode):
         self.cost = cost
         self.min_gain = min_gain
         self.steps = steps
+        self._adapter: tuple[tuple[int, int], Adapter] | None = None  # with the trials and data that it is of
 
     def study_of(self, experiment: Experiment) -> Study:
         """The experiment as this node sees it."""
@@ -98,6 +101,18 @@ class FrugalNode(ExternalGenerationNode):
         slot = Slot(SLOT, "cpu", 0, dollars_per_hour=self.dollars_per_hour)
         predicted = cost_model(study.problem, _CONFIDENCE).predict(study, params, 0, study.problem.steps)
         return quote(balance, slot, predicted, sharers=sharers)
+
+    @property
+    def _fitted_adapter(self) -> Adapter | None:  # pyright: ignore[reportIncompatibleMethodOverride]
+        """Ax's own surrogate, fitted when an analysis or a prediction of Ax's asks; suggestions do not."""
+        strategy = self._generation_strategy
+        experiment = None if strategy is None else strategy._experiment
+        if experiment is None or experiment.lookup_data().empty:
+            return None
+        known = (len(experiment.trials), len(experiment.lookup_data().full_df))
+        if self._adapter is None or self._adapter[0] != known:
+            self._adapter = known, Generators.BOTORCH_MODULAR(experiment=experiment)
+        return self._adapter[1]
 
     def update_generator_state(self, experiment: Experiment, data: Data) -> None:
         """Nothing: the state is the experiment."""
