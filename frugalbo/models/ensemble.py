@@ -2,7 +2,7 @@
 
     few = fit_ensemble(X, losses, categorical=())      # 16 members by slice sampling, in a second for 50 points
     few.model.posterior(points).mixture_mean           # an ordinary BoTorch model, as its fully Bayesian ones are
-    many = fit_nuts(X, losses)                         # NUTS; needs pip install "botorch[fully-bayesian]"
+    many = fit_nuts(X, losses)                         # NUTS; needs pip install "frugalbo[nuts]"
 
 With few observations the best hyperparameters are one guess of many: their model is too sure of
 itself. Here members are drawn from the posterior of the hyperparameters,
@@ -296,8 +296,8 @@ def fit_nuts(
         raise ModelError(f"expected the prior saas or dimension-scaled, got {prior!r}")
     if importlib.util.find_spec("numpyro") is None or importlib.util.find_spec("jax") is None:
         raise MissingExtra(
-            "a fully Bayesian model needs NumPyro and JAX, which are not installed; expected the extra"
-            ' of BoTorch: pip install "botorch[fully-bayesian]". fit_ensemble needs nothing more'
+            "a fully Bayesian model needs NumPyro and JAX, which are not installed; expected the extra nuts:"
+            ' pip install "frugalbo[nuts]". fit_ensemble needs nothing more'
         )
     from botorch.fit import fit_fully_bayesian_model_nuts
     from botorch.models.fully_bayesian import FullyBayesianSingleTaskGP, SaasFullyBayesianSingleTaskGP
@@ -310,4 +310,4 @@ def fit_nuts(
         fit_fully_bayesian_model_nuts(
             model, warmup_steps=warmup, num_samples=samples, thinning=thinning, disable_progbar=True
         )
-    return Ensemble(model, outcome)
+    return Ensemble(model.requires_grad_(False), outcome)

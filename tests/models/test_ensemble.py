@@ -1,6 +1,5 @@
 import importlib.util
 import math
-import sys
 
 import numpy as np
 import pytest
@@ -156,12 +155,12 @@ def test_bad_input_is_refused():
 def test_nuts_without_its_extra_names_it(monkeypatch):
     find = importlib.util.find_spec
     monkeypatch.setattr(importlib.util, "find_spec", lambda name, *a: None if name == "numpyro" else find(name, *a))
-    with pytest.raises(MissingExtra, match=r"botorch\[fully-bayesian\]"):
+    with pytest.raises(MissingExtra, match=r"frugalbo\[nuts\]"):
         fit_nuts([[0.1], [0.2]], [1.0, 2.0])
-    assert "numpyro" not in sys.modules
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(1200)  # JAX compiles for a minute or more
 @pytest.mark.parametrize("prior", ["saas", "dimension-scaled"])
 def test_nuts_gives_an_ensemble_where_its_extra_is_installed(prior):
     pytest.importorskip("numpyro")
