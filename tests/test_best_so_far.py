@@ -59,4 +59,9 @@ def test_reports_between_rungs_count_at_the_rung_after():
 
 def test_nothing_is_the_best_of_nothing():
     study = _study((Outcome.FAILED, (1, 0.2, 1)))
-    assert (study.compared_at(), study.best(), study.best_value(), study.best_is_feasible()) == (None, None, None, False)
+    assert (study.compared_at(), study.best(), study.best_value(), study.best_is_feasible()) == (
+        None,
+        None,
+        None,
+        False,
+    )
