@@ -146,8 +146,8 @@ def kronecker(curves: list[PartialCurve], temper: Temper) -> Predicted:
     with model.use_iterative_methods():
         fit_gpytorch_mll(ExactMarginalLogLikelihood(model.likelihood, model))
         samples = model.posterior(X, T[-1:]).rsample(torch.Size([256])).reshape(256, -1).detach().numpy()
-    noise = float(model.likelihood.noise)  # which its posterior has no option for
-    return samples.mean(axis=0), np.sqrt(samples.var(axis=0) + noise), 1e6
+    likelihood: Any = model.likelihood  # its posterior has no option for noise
+    return samples.mean(axis=0), np.sqrt(samples.var(axis=0) + float(likelihood.noise)), 1e6
 
 
 # --- the cases -----------------------------------------------------------------------------------
@@ -313,7 +313,8 @@ def table(path: Path) -> None:
     for (kind, suite), record in latest.items():
         if kind in ("curves", "kronecker"):
             print(f"\n{kind}, {suite or ''} (commit {record['commit']}):\n")
-            _print_cases(record["rows"])
+            ragged = suite == "lcdb"  # as many learners as a data set has
+            _print_cases([row | {"n": "all"} if ragged else row for row in record["rows"]])
         elif kind == "schedules":
             print(f"\nschedules (commit {record['commit']}): mean absolute error of the final loss\n")
             frame: Any = pd.DataFrame(record["rows"])
