@@ -132,9 +132,9 @@ class SyneTuneAsha:
     """Syne Tune's ASHA."""
 
     def __init__(self, table: CurveTable, seed: int) -> None:
-        from syne_tune.backend.trial_status import Trial
-        from syne_tune.config_space import uniform
-        from syne_tune.optimizer.schedulers.asha import AsynchronousSuccessiveHalving
+        from syne_tune.backend.trial_status import Trial  # pyright: ignore[reportMissingImports]
+        from syne_tune.config_space import uniform  # pyright: ignore[reportMissingImports]
+        from syne_tune.optimizer.schedulers.asha import AsynchronousSuccessiveHalving  # pyright: ignore[reportMissingImports]
 
         logging.getLogger("syne_tune").setLevel(logging.ERROR)
         self._trial: Any = Trial
