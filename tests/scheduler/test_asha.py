@@ -3,8 +3,10 @@ from ladders import COST, Numbered, losses, make_problem, play, sent_to
 
 from frugalbo.budget.amounts import Budget, Cost
 from frugalbo.budget.ledger import Ledger
+from frugalbo.executors.simulated import Curve
 from frugalbo.scheduler.asha import AshaScheduler
 from frugalbo.scheduler.base import Resume, Start
+from frugalbo.scheduler.rungs import Standings
 from frugalbo.slot import Slot
 from frugalbo.study import Ended, Outcome, Reported, Started, Study
 
@@ -149,3 +151,18 @@ def test_a_replanned_run_goes_on_as_a_new_one_that_is_planned_for_more():
     assert levels[9]
     for level in (1, 3, 9):
         assert len(set(levels[level])) == len(levels[level])
+
+
+def test_what_a_replanned_run_reports_on_its_way_does_not_change_the_rungs_below():
+    def simulate(params, planned, seed):  # a run that is planned for longer begins better
+        curve = losses(params["x"], 9) - planned
+        steps = range(1, planned + 1)
+        return Curve(steps, [float(i) for i in steps], [{"loss": float(loss)} for loss in curve[:planned]])
+
+    problem, scheduler = make_problem(9, schedule="replanned"), AshaScheduler(Numbered(), COST)
+    study, _ = play(scheduler, problem, budget=60, simulate=simulate)
+    fresh = Standings(lambda _, i: (0, (1, 3, 9)))
+    fresh.follow(study)  # all at once, the latest change first
+    scheduler._standings.follow(study)
+    assert fresh.brackets == scheduler._standings.brackets
+    assert all(round(loss + 1, 6) >= 0 for loss, _ in fresh.brackets[0][0].arrived)
