@@ -175,6 +175,7 @@ def test_ax_analyses_have_a_model_of_their_own_and_suggestions_do_not_wait_for_i
         type(Generators.SOBOL), "__call__", lambda self, **more: fitted.append(self) or ORIGINAL(self, **more)
     )
     made = run(with_ours(client(), method="ei"), 7)
+    made._to_json_snapshot()
     assert fitted == []
     cards = made.compute_analyses(
         [ScatterPlot("device_seconds", "loss"), SlicePlot("x", "loss"), CrossValidationPlot(["loss"])]

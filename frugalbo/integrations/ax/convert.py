@@ -255,9 +255,10 @@ def _events(trial: Trial) -> list[Started | Reported | Ended]:
     steps = sorted(trial.reports)
     for i, started in enumerate(trial.starts):
         events.append(started)
-        at = trial.ends[i].at if i < len(trial.ends) else started.at
         fresh = [step for step in steps if started.start < step <= trial.reached[i]]
-        events += [Reported(trial.number, started.segment, step, trial.reports[step], at) for step in fresh]
+        events += [
+            Reported(trial.number, started.segment, step, trial.reports[step], trial.times[step]) for step in fresh
+        ]
         steps = [step for step in steps if step not in fresh]
         events += trial.ends[i : i + 1]
     return events

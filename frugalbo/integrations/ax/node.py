@@ -104,15 +104,21 @@ class FrugalNode(ExternalGenerationNode):
 
     @property
     def _fitted_adapter(self) -> Adapter | None:  # pyright: ignore[reportIncompatibleMethodOverride]
-        """Ax's own surrogate, fitted when an analysis or a prediction of Ax's asks; suggestions do not."""
-        strategy = self._generation_strategy
-        experiment = None if strategy is None else strategy._experiment
-        if experiment is None or experiment.lookup_data().empty:
+        """Ax's own surrogate, if one of its analyses has had it fitted to the present data."""
+        experiment = None if self._generation_strategy is None else self._generation_strategy._experiment
+        if self._adapter is None or experiment is None or self._adapter[0] != _size(experiment):
             return None
-        known = (len(experiment.trials), len(experiment.lookup_data().full_df))
-        if self._adapter is None or self._adapter[0] != known:
-            self._adapter = known, Generators.BOTORCH_MODULAR(experiment=experiment)
         return self._adapter[1]
+
+    def _fit(self, experiment: Experiment, data: Data | None = None, **kwargs: Any) -> None:  # noqa: ANN401
+        """Fit Ax's own surrogate: an analysis asked for it. Suggestions do not, see `gen`."""
+        if not experiment.lookup_data().empty:
+            self._adapter = _size(experiment), Generators.BOTORCH_MODULAR(experiment=experiment)
+
+    def gen(self, *, skip_fit: bool = False, **more: Any) -> GeneratorRun | None:  # noqa: ANN401 - Ax's signature
+        """Suggest, without a model of Ax's."""
+        del skip_fit
+        return super().gen(skip_fit=True, **more)
 
     def update_generator_state(self, experiment: Experiment, data: Data) -> None:
         """Nothing: the state is the experiment."""
@@ -255,3 +261,7 @@ def _parameters(pending: Mapping[str, Sequence[ObservationFeatures]] | None) -> 
 def _add_running(study: Study, params: Params) -> None:
     number, steps = len(study.trials), study.problem.steps
     study.apply(Started(number, 0, params, 0, steps, steps, Cost(evaluations=1.0), SLOT, 0.0))
+
+
+def _size(experiment: Experiment) -> tuple[int, int]:
+    return len(experiment.trials), len(experiment.lookup_data().full_df)
