@@ -78,9 +78,10 @@ def fit_map(
     max_iterations: int = 40,
     kernel: Family = "matern52",
     noise: Array | None = None,
+    start: Hyperparameters | None = None,
     check: Callable[[], None] = lambda: None,
 ) -> Hyperparameters:
-    """The hyperparameters that maximise likelihood times prior, from fixed starts.
+    """The hyperparameters that maximise likelihood times prior, from fixed starts or a given one.
 
     Dimensions in which all points agree keep a lengthscale at the mode of the prior.
 
@@ -93,10 +94,15 @@ def fit_map(
         max_iterations: Of each descent.
         kernel: The kernel's family.
         noise: Variance of each outcome's noise, n, if it is known; else one for all is fitted.
+        start: What an earlier fit found, to go on from: one short descent. Where few points are known, fixed starts are
+            the surer way, as the likelihood has several maxima.
         check: Called before each evaluation; what it raises ends the fit.
     """
     rows = _coarse_rows(y)
     d = X.shape[1]
+    if start is not None:
+        task = _task(X, y, categorical, prior, groups, kernel, noise)
+        return _found(task, [_descend(task, _theta(start), max_iterations // 2, check)])
     median, short = prior[0], math.log(0.3 * math.sqrt(d))
     extra = [location for location, _ in _COUNTS_PRIOR] if groups else []
     starts = [np.array([*[level] * d, *extra, math.log(noise)]) for level, noise in ((median, 0.02), (short, 0.005))]
@@ -107,13 +113,27 @@ def fit_map(
         task = _task(X, y, categorical, prior, groups, kernel, noise)
         best = min(fits, key=lambda fit: fit[0])
         fits = [_descend(task, best[1], max_iterations // 3, check)]
+    return _found(task, fits)
+
+
+def _theta(found: Hyperparameters) -> Array:
+    """The argument of the function that is minimised; it is within its bounds."""
+    counts = (
+        [] if found.counts is None else [math.log(found.counts[1]), math.log(found.counts[0] / (1 - found.counts[0]))]
+    )
+    return np.array([*np.log(found.lengthscales), *counts, math.log(found.noise)])
+
+
+def _found(task: _Task, fits: list[tuple[float, Array, int, str]]) -> Hyperparameters:
+    """The best of some descents, of which the last was of this task."""
     value, theta, evaluations, problem = min(fits, key=lambda fit: fit[0])
+    d = len(task.D)
     _, _, mean = _negative_log_posterior(theta, task)
     # Unsearched dimensions have no say; they stay where the prior is highest.
-    lengthscales = np.where(task.searched, np.exp(theta[:d]), math.exp(prior[0]))
+    lengthscales = np.where(task.searched, np.exp(theta[:d]), math.exp(task.prior[0]))
     total = evaluations + sum(fit[2] for fit in fits if fit[1] is not theta)
-    counts = (_sigmoid(float(theta[d + 1])), math.exp(theta[d])) if groups else None
-    fitted_noise = math.exp(theta[-1]) if noise is None else float(noise.mean())
+    counts = None if task.C is None else (_sigmoid(float(theta[d + 1])), math.exp(theta[d]))
+    fitted_noise = math.exp(theta[-1]) if task.noise is None else float(task.noise.mean())
     return Hyperparameters(lengthscales, fitted_noise, mean, -value, total, problem, counts)
 
 

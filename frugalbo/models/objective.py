@@ -258,6 +258,7 @@ def fit_objective(
     kernel: Family = "matern52",
     outcome: Transform | None = None,
     noise: ArrayLike | None = None,
+    start: Hyperparameters | None = None,
     check: Callable[[], None] = lambda: None,
 ) -> Objective:
     """The objective's model, fitted by maximum a posteriori to losses (smaller is better).
@@ -272,6 +273,7 @@ def fit_objective(
         outcome: What the model sees of the losses; by default `Outcome.of(losses)`.
         noise: The variance of the noise of each loss, n, or of all, if it is known; else it is fitted. The model sees
             it through the slope of the outcome's transform, and as at least a millionth of the variance of all.
+        start: The `fit` of an earlier model of the same space, from which to go on; see `fit_map`.
         check: Called often during the fit; what it raises ends it.
 
     Raises:
@@ -282,7 +284,7 @@ def fit_objective(
     y = outcome(losses)
     dims = max(1, points.shape[1] if searched is None else searched)
     prior, seen = lengthscale_prior(dims), None if noise is None else _seen_noise(noise, losses, outcome)
-    found = fit_map(points, y, tuple(categorical), prior, groups, kernel=kernel, noise=seen, check=check)
+    found = fit_map(points, y, tuple(categorical), prior, groups, kernel=kernel, noise=seen, start=start, check=check)
     train_X, train_Y = torch.from_numpy(points), torch.from_numpy(y).unsqueeze(-1)
     given = None if seen is None else torch.from_numpy(seen)
     model = ObjectiveGP(train_X, train_Y, categorical, dims, groups, kernel, given)

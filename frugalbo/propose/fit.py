@@ -21,6 +21,7 @@ from frugalbo.budget.worth import MinGain
 from frugalbo.models.constraint import ConstraintModel, fit_constraint
 from frugalbo.models.feasibility import FeasibilityGP
 from frugalbo.models.kernel import Group
+from frugalbo.models.map_fit import Hyperparameters
 from frugalbo.models.objective import Objective, fit_objective
 from frugalbo.propose.evidence import Evidence
 from frugalbo.propose.local import CENTRES, nearest_and_spread, subset
@@ -30,6 +31,7 @@ Array = NDArray[np.float64]
 
 CONFIDENCE = 0.995  # of what earlier suggestions of a batch will hold
 COARSE = 80  # observations that the lengthscales for the choice of a subset are fitted to
+_KEPT = 8  # fits of first observations
 _LEAST_MEASURED = 2  # values of a metric before its constraint has a model
 _LEAST_S = 1e-6
 _PRICED = ("device_seconds", "dollars", "wall_seconds")
@@ -95,10 +97,13 @@ class Fitter:
         space, searched = study.problem.space, evidence.points.searched
         categorical = space.categorical_dims
         groups = [Group(dims, space.levels[dims[0]] or 0) for dims in space.repeated_dims]
-        rows = self._rows(evidence, categorical, check)
+        rows, start = self._rows(evidence, categorical, check), None
         noise = None if evidence.noise is None else evidence.noise[rows]
         X, losses = evidence.X[rows], evidence.losses[rows]
-        objective = fit_objective(X, losses, categorical, searched, groups, noise=noise, check=check)
+        if COARSE < len(X) == len(evidence.X):  # of fewer, fixed starts are the surer way; a subset has no first ones
+            start = _fit_of_first(_power_below(len(X)), X, losses, noise, categorical, searched, tuple(groups))
+            check()
+        objective = fit_objective(X, losses, categorical, searched, groups, noise=noise, start=start, check=check)
         if objective.fit.problem:
             raise np.linalg.LinAlgError(objective.fit.problem)
         centres, feasibility = evidence.best(CENTRES), None
@@ -156,6 +161,36 @@ class Fitter:
         if len(medians) < len(U):
             return None
         return regressed_cost(space, U, np.array(medians)), 1.0
+
+
+_firsts: dict[tuple[object, ...], Hyperparameters | None] = {}
+
+
+def _fit_of_first(
+    m: int,
+    X: Array,
+    losses: Array,
+    noise: Array | None,
+    categorical: tuple[int, ...],
+    searched: int,
+    groups: tuple[Group, ...],
+) -> Hyperparameters | None:
+    """What is fitted to the first `m` observations: a start for the fit of all that depends on nothing but them.
+
+    The last few answers are kept: from one suggestion to the next, the first observations are the same.
+    """
+    X, losses, noise = X[:m], losses[:m], None if noise is None else noise[:m]
+    key = (X.tobytes(), losses.tobytes(), None if noise is None else noise.tobytes(), categorical, searched, groups)
+    if key not in _firsts:
+        while len(_firsts) >= _KEPT:
+            del _firsts[next(iter(_firsts))]
+        found = fit_objective(X, losses, categorical, searched, groups, noise=noise).fit
+        _firsts[key] = None if found.problem else found
+    return _firsts[key]
+
+
+def _power_below(n: int) -> int:
+    return 1 << (n - 1).bit_length() - 1
 
 
 def share_left(study: Study) -> float:
