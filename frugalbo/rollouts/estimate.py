@@ -30,9 +30,10 @@ class RecentRewards:
 
     def update(self, prompt_ids: Ints, successes: NDArray[np.bool_]) -> None:
         """Takes one visit: a prompt and whether it succeeded, for each rollout (both shape r)."""
-        for prompt in np.unique(prompt_ids):
-            visit = successes[prompt_ids == prompt][::-1]
-            window = np.concatenate([visit, self.rewards[prompt]])[:_WINDOW]
+        order = np.argsort(prompt_ids, kind="stable")
+        prompts, first = np.unique(prompt_ids[order], return_index=True)
+        for prompt, visit in zip(prompts, np.split(successes[order], first[1:]), strict=True):
+            window = np.concatenate([visit[::-1], self.rewards[prompt]])[:_WINDOW]
             self.rewards[prompt] = window
             self.recorded[prompt] += visit.size
             self.rate[prompt] = (visit if visit.size >= _WINDOW else window[window >= 0]).mean()
