@@ -61,15 +61,16 @@ _SEGMENT_S = 24.0
 
 def seconds(params: Params, start: int, until: int) -> float:
     """What a segment costs on a device of speed 1."""
-    return START_UP_S + STEP_S * params["width"] * (until - start)
+    return START_UP_S + STEP_S * float(params["width"]) * (until - start)
 
 
 def curve(params: Params, planned: int, seed: int) -> Curve:
     """A loss that falls to its end value, the faster the wider."""
     del seed
     steps = range(1, planned + 1)
-    losses = [abs(params["x"] - 0.3) + math.exp(-params["width"] * step / 5) for step in steps]
-    return Curve(steps, [STEP_S * params["width"] * step for step in steps], [{"loss": loss} for loss in losses])
+    x, width = float(params["x"]), float(params["width"])
+    losses = [abs(x - 0.3) + math.exp(-width * step / 5) for step in steps]
+    return Curve(steps, [STEP_S * width * step for step in steps], [{"loss": loss} for loss in losses])
 
 
 class Timed(AshaScheduler):
@@ -125,7 +126,7 @@ def measure(devices: int, segments: int, is_learned: bool) -> dict[str, Any]:
 def _busy(pairs: list[Any], devices: int) -> float:
     """The share of device time in segments, from the first start until nine tenths of the budget are spent."""
     total = sum(end.used.device_seconds for _, end in pairs)
-    spent = 0.0
+    spent = until = 0.0
     for _, end in sorted(pairs, key=lambda pair: pair[1].at):
         spent += end.used.device_seconds
         if spent > 0.9 * total:

@@ -64,7 +64,8 @@ def _details(why: Mapping[str, Any], metric: str) -> list[str]:
     if "observed" in why:
         pending = f", with {why['pending']} more under way" if why.get("pending") else ""
         of = f" and was of {why['model_of']} of them" if "model_of" in why else ""
-        said.append(f"The model knew {why['observed']} results{pending}{of}.")
+        held = f", {why['held']} of them by their ranks in shorter runs" if why.get("held") else ""
+        said.append(f"The model knew {why['observed']} results{held}{pending}{of}.")
     if why.get("passed_over"):
         said.append(f"{why['passed_over']} suggestions before it would have cost more than was left.")
     return said

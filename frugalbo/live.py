@@ -119,11 +119,11 @@ class TableView:
 def render(study: Study, balance: Balance) -> Group:
     """The live picture of a study, for a terminal."""
     money = Table.grid(padding=(0, 2))
-    accounts: list[tuple[str, Resource, Account]]
-    accounts = [("", name, account) for name, account in balance.limited.items() if name != "memory_bytes"]
-    accounts += [(f"{pool}: ", name, a) for pool, own in balance.pools.items() for name, a in own.limited.items()]
-    for pool, name, account in accounts:
-        money.add_row(pool + name.replace("_", " "), _bar(account), _spending(name, account))
+    books = [("", balance), *((f"{pool}: ", own) for pool, own in balance.pools.items())]
+    for of, book in books:
+        for name, account in book.limited.items():
+            if name != "memory_bytes":
+                money.add_row(of + name.replace("_", " "), _bar(account), _spending(name, account))
     return Group(money, _headline(study, balance), _trials(study))
 
 

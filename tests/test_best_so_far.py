@@ -25,8 +25,10 @@ def _study(*trials):
 
 def test_the_furthest_rung_decides_while_nobody_has_run_to_the_end():
     study = _study(
-        (Outcome.PAUSED, (1, 0.1, 1)), (Outcome.PAUSED, (1, 0.5, 1), (3, 0.4, 1)), (Outcome.PAUSED, (1, 0.6, 1), (3, 0.3, 1))
-    )  # fmt: skip
+        (Outcome.PAUSED, (1, 0.1, 1)),
+        (Outcome.PAUSED, (1, 0.5, 1), (3, 0.4, 1)),
+        (Outcome.PAUSED, (1, 0.6, 1), (3, 0.3, 1)),
+    )
     assert (study.compared_at(), study.best().number, study.best_value()) == (3, 2, 0.3)
     assert study.value(study.best()) is None
 

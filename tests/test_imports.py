@@ -64,7 +64,7 @@ ONLY_IN = {
     "torch": HEAVY,
     "botorch": HEAVY,
     "gpytorch": HEAVY,
-    "scipy": HEAVY | {"report.importance", "rollouts"},
+    "scipy": HEAVY | {"report.importance", "rollouts", "propose.standings"},
     "ray": set(),
     "pytest": {"testing"},
     "hypothesis": {"testing"},

@@ -53,8 +53,8 @@ def test_markup_in_what_a_user_wrote_is_not_obeyed():
     recipe = RECIPES["typical"]
     study = make_study(recipe)
     name = study.problem.space.names[0]
-    study.trials[0].params = {name: "[red]stop[/red]"}
-    study.trials = {0: study.trials[0]}
+    for trial in study.trials.values():
+        trial.params = {name: "[red]stop[/red]"}
     out = io.StringIO()
     Console(file=out, width=200).print(render(study, study.ledger.balance()))
     assert "[red]stop[/red]" in out.getvalue()

@@ -139,8 +139,10 @@ def test_a_resumed_run_stops_as_well_unless_the_price_is_lowered(tmp_path):
 
 
 def test_runs_from_before_there_was_a_price_have_none():
-    record = Settings("ei", "cpu:2", 1.0, 3.0, "1 per 60s").to_json()
-    assert Settings(**record) == Settings("ei", "cpu:2", 1.0, 3.0, "1 per 60s")
+    record = Settings("ei", devices="cpu:2", dollars_per_hour=1.0, trial_cap_s=3.0, min_gain="1 per 60s").to_json()
+    assert Settings(**record) == Settings(
+        "ei", devices="cpu:2", dollars_per_hour=1.0, trial_cap_s=3.0, min_gain="1 per 60s"
+    )
     del record["min_gain"]
     assert Settings(**record).min_gain is None
 

@@ -46,7 +46,8 @@ def judge(
     returned = bool(result.get("ok")) or (seen.exit_code == 0 and not failure)
     if returned and reached(reports, objective, segment.until):
         return (Outcome.COMPLETED if segment.until == segment.planned else Outcome.PAUSED), None, ""
-    if returned and segment.until < segment.planned and any(objective in report.metrics for report in reports):
+    on_its_way = segment.until < segment.planned and any(objective in report.metrics for report in reports)
+    if returned and seen.asked is None and on_its_way:
         return Outcome.PAUSED, None, ""  # it reports at steps of its own: the last one before counts
     if seen.asked == "cancel":
         return Outcome.STOPPED, None, "the scheduler gave it up"

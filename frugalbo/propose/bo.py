@@ -134,7 +134,7 @@ class BayesianProposer:
         found = list(self._design.propose(study, sobol))
         if len(found) < sobol or len(found) == n:
             return found
-        evidence = Evidence(study, [s.params for s in found])
+        evidence = Evidence(study, [s.params for s in found], ranked=self.min_gain is None)
         if len(evidence.losses) < 2:
             reason = f"{len(evidence.losses)} of {len(study.trials)} trials have a value, the model needs 2"
             return self._instead(study, n, reason)
@@ -161,7 +161,7 @@ class BayesianProposer:
             study: As it stands; what runs has no value yet.
             is_over: Asked every few milliseconds whether to leave off.
         """
-        evidence = Evidence(study)
+        evidence = Evidence(study, ranked=self.min_gain is None)
         if len(evidence.losses) < 2:
             return
         with _one_thread(), suppress(OutOfTime, *_FAILURES):
@@ -233,10 +233,11 @@ class BayesianProposer:
                 "method": method,
                 "because": because,
                 "trial": i,
-                **predicted(study, situation, best.u),
+                **predicted(study, situation, best.u, ranked=evidence.is_ranked),
                 **chosen.why,
                 "value": best.value,
                 "observed": len(evidence.losses),
+                "held": evidence.held,
                 "model_of": len(models.objective.model.train_targets),
                 "pending": len(pending),
                 "problem": best.problem,
@@ -294,7 +295,7 @@ class _Search:
 
 def _said(why: dict[str, Any]) -> dict[str, Any]:
     """Without what there is nothing to say of: no reason, no problem, no subset."""
-    unsaid = {key for key in ("because", "problem") if not why[key]}
+    unsaid = {key for key in ("because", "problem", "held") if not why[key]}
     if why["model_of"] == why["observed"]:
         unsaid.add("model_of")
     return {key: value for key, value in why.items() if key not in unsaid}

@@ -9,6 +9,7 @@ from numpy.typing import NDArray
 
 from frugalbo.constraint import OutcomeConstraint
 from frugalbo.propose.points import Points
+from frugalbo.propose.standings import standings
 from frugalbo.space import Params
 from frugalbo.study import Failure, Status, Study, Trial
 
@@ -20,22 +21,40 @@ class Evidence:
 
     Args:
         also_pending: Configurations that are about to start.
+        ranked: Whether losses are to be the scores of `frugalbo.propose.standings` where trials were held on
+            their way, with the variances of these as `noise`. Not where outcomes are constrained, which is known of
+            full trials only.
+
+    Attributes:
+        steps: The steps that a new trial is started for.
+        is_ranked: Whether losses are scores.
+        held: How many of them are of trials that have not run to the end.
     """
 
-    def __init__(self, study: Study, also_pending: Sequence[Params] = ()) -> None:
+    def __init__(self, study: Study, also_pending: Sequence[Params] = (), *, ranked: bool = False) -> None:
         space, objective = study.problem.space, study.problem.objective
         self.points = Points(space)
-        rows = [(trial, space.encode(trial.params), study.value(trial)) for trial in study.trials.values()]
+        standing = standings(study) if ranked and not study.problem.bounds else None
+        values = [study.value(trial) for trial in study.trials.values()]
+        if standing is not None:
+            values = [None if (s := standing.get(n)) is None else objective.to_loss(s.score) for n in study.trials]
+        rows = [(t, space.encode(t.params), v) for t, v in zip(study.trials.values(), values, strict=True)]
         empty = np.empty((0, space.dim))
         self.losses = np.array([objective.to_loss(v) for _, _, v in rows if v is not None])
-        self.noise = _noise(study, [trial for trial, _, v in rows if v is not None])
+        known = [trial for trial, _, v in rows if v is not None]
+        self.noise = _noise(study, known)
+        self.steps, self.held, self.is_ranked = study.problem.steps, 0, standing is not None
+        if standing is not None:
+            self.noise = np.array([standing[trial.number].variance for trial in known])
+            self.steps = min(trial.starts[0].until for trial in study.trials.values())
+            self.held = sum(standing[trial.number].step < study.problem.steps for trial in known)
         self.X = np.array([u for _, u, v in rows if v is not None]).reshape(-1, space.dim)
         waiting = [u for t, u, v in rows if v is None and t.status != Status.FAILED]
         waiting += [space.encode(params) for params in also_pending]
         self.pending = np.array(waiting) if waiting else empty
         tried = [u for _, u, _ in rows] + [space.encode(params) for params in also_pending]
         self.tried = np.array(tried) if tried else empty
-        self.violations = np.array([study.violation(t) for t, _, v in rows if v is not None])
+        self.violations = np.array([study.violation(trial) if standing is None else 0.0 for trial in known])
         self.measured = {c: _measured(study, c, rows) for c in study.problem.bounds}
         reported = [c.metric for c, (_, values) in self.measured.items() if len(values)]
         ran = [(u, ran) for t, u, v in rows if (ran := _ran(study, t, v, reported)) is not None]

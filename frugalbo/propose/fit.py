@@ -145,7 +145,7 @@ class Fitter:
 
     def _cost(self, study: Study, evidence: Evidence, check: Callable[[], None]) -> tuple[FittedCost, float] | None:
         """The model of the seconds of a trial, and its steps for it; None while nothing is known."""
-        space, steps = study.problem.space, study.problem.steps
+        space, steps = study.problem.space, evidence.steps
         cost = self.cost or cost_model(study.problem, CONFIDENCE)
         if isinstance(cost, LearnedCost):
             fitted = fit_cost(study)

@@ -18,8 +18,8 @@ Array = NDArray[np.float64]
 _Z95 = 1.959964
 
 
-def predicted(study: Study, situation: Situation, u: Array) -> dict[str, Any]:
-    """What was predicted at the chosen point, in the objective's own units."""
+def predicted(study: Study, situation: Situation, u: Array, *, ranked: bool = False) -> dict[str, Any]:
+    """What was predicted at the chosen point, in the objective's own units; nothing of a ranked objective."""
     sense, outcome = study.problem.objective, situation.objective.outcome
     X = torch.from_numpy(u).reshape(1, 1, -1)
     with torch.no_grad():
@@ -37,16 +37,19 @@ def predicted(study: Study, situation: Situation, u: Array) -> dict[str, Any]:
             for c in situation.constraints
         }
         best = situation.best()
-    why: dict[str, Any] = {
+    of_objective: dict[str, Any] = {
         "predicted": sense.to_loss(outcome.inverse(mean)),
         "predicted_95": sorted(sense.to_loss(outcome.inverse(t)) for t in (mean - _Z95 * sd, mean + _Z95 * sd)),
+    }
+    if best is not None:
+        of_objective["best"] = sense.to_loss(outcome.inverse(best))
+    why: dict[str, Any] = {
+        **({} if ranked else of_objective),
         "success": chances[0],
         "predicted_cost_s": None if log_c is None else math.exp(log_c),
         **_cost_interval(situation, u),
         "within_budget": chances[1],
     }
-    if best is not None:
-        why["best"] = sense.to_loss(outcome.inverse(best))
     if study.problem.bounds:
         why["constraints"] = constraints
         why["unmeasured"] = [str(c) for c in study.problem.bounds if str(c) not in constraints]

@@ -97,7 +97,7 @@ def test_more_budget_is_never_worth_less(tables, budget):
 @given(tables=concave(), order=st.permutations(range(ITEMS)), scale=st.sampled_from([1e-6, 3.0, 1e7]))
 def test_neither_the_order_of_items_nor_the_unit_of_cost_matters(tables, order, scale):
     costs, budget = np.array([1.0, 2, 3, 5, 7]), 31.0
-    tables = tables + np.arange(MOST + 1) * np.array([[1e-3, 2e-3, 3e-3, 5e-3, 7e-3]]).T * np.e  # no ties
+    tables = tables + np.arange(MOST + 1) * np.array([[1e-3, 3.1e-3, 2.3e-3, 7.9e-3, 4.7e-3]]).T * np.e  # no ties
     one = allocate(gain_of(tables), np.zeros(ITEMS), np.full(ITEMS, MOST), budget, costs)
     other = allocate(
         gain_of(tables[order]), np.zeros(ITEMS), np.full(ITEMS, MOST), scale * budget, scale * costs[order]
