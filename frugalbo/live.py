@@ -21,7 +21,7 @@ from rich.text import Text
 from frugalbo.budget.amounts import Resource
 from frugalbo.budget.ledger import Account, Balance
 from frugalbo.report.wording import amount, best_value, violation
-from frugalbo.study import Ended, Event, Started, Status, Study, Trial, event_to_json
+from frugalbo.study import Ended, Event, Outcome, Started, Status, Study, Trial, event_to_json
 
 _COLOURS = {
     Status.RUNNING: "cyan",
@@ -84,7 +84,11 @@ class LogView(_Plain):
     def _ended(self, study: Study, balance: Balance, event: Ended) -> None:
         trial = study.trials[event.trial]
         value = study.value(trial)
-        result = f"{study.problem.objective.metric} {value:.5g}" if value is not None else event.message
+        metric, step = study.problem.objective.metric, trial.reached[-1]
+        so_far = study.value_by(trial, step) if event.outcome == Outcome.PAUSED else None
+        result = f"{metric} {value:.5g}" if value is not None else event.message
+        if value is None and so_far is not None:
+            result = f"{metric} {so_far:.5g} at step {step}"
         lacking = violation(study, trial) if value is not None else ""
         result += f", {lacking}" if lacking else ""
         star = f" ({'nearest' if lacking else 'best'} so far)" if study.best() is trial else ""

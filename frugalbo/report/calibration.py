@@ -19,7 +19,7 @@ from typing import Any, Final, Literal
 
 import numpy as np
 
-from frugalbo.study import Failure, Status, Study, Trial
+from frugalbo.study import Failure, Outcome, Study, Trial
 
 Kind = Literal["made", "left_out", "cost"]
 
@@ -170,12 +170,16 @@ def _of_result(study: Study, trial: Trial) -> Prediction | None:
 
 
 def _of_cost(trial: Trial) -> Prediction | None:
-    """A trial that was cut at its cap counts where it had taken more than the interval; else nobody knows."""
+    """Of its first segment, on a device of speed 1: all of a trial, or what came before it was held.
+
+    A trial that was cut at its cap counts where it had taken more than the interval; else nobody knows.
+    """
     interval = _interval(trial.why, "predicted_cost_s", "predicted_cost_95")
     if interval is None or not trial.ends:
         return None
-    used = trial.used("device_seconds")
-    if trial.status == Status.COMPLETED and used > 0:
+    used = trial.ends[0].used.device_seconds * trial.starts[0].speed
+    as_predicted = Outcome.PAUSED if "held" in trial.why else Outcome.COMPLETED
+    if trial.ends[0].outcome == as_predicted and used > 0:
         return Prediction(trial.number, *interval, used)
     if trial.failure == Failure.TIMEOUT and used > interval[2]:
         return Prediction(trial.number, *interval, used, is_bound=True)

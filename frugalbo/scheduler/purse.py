@@ -97,7 +97,7 @@ class Purse:
         return False
 
     def _take(self, decision: Start | Resume, predicted: CostPrediction | None, *, first: bool) -> bool | None:
-        """Decide so if that is affordable; if not, whether nothing else would be, in its pool."""
+        """Decide so if that is affordable; if not, whether to ask no more of its pool."""
         if self._quotes:
             found = quote(
                 self.balance,
@@ -109,7 +109,8 @@ class Purse:
             )
             if isinstance(found, Refusal):
                 self._refused.append((predicted.median_s if predicted else 0.0, decision))
-                return found.hopeless
+                # What is left of a pool's own budget is not worth a search for something cheaper each time.
+                return found.hopeless or decision.slot.pool in self.balance.pools
             self.balance = self.balance.less(found.held, decision.slot.pool)
         self.waiting -= 1
         self.decisions.append(decision)
