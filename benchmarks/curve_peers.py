@@ -163,7 +163,7 @@ class OptunaHyperband:
     """Optuna's Hyperband pruner."""
 
     def __init__(self, table: CurveTable, seed: int) -> None:
-        import optuna
+        import optuna  # pyright: ignore[reportMissingImports]
 
         warnings.filterwarnings("ignore", module=r"optuna\b.*")
         optuna.logging.set_verbosity(optuna.logging.ERROR)
