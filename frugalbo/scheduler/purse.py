@@ -9,6 +9,7 @@ from __future__ import annotations
 import itertools
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
+from dataclasses import replace
 
 from frugalbo.budget.afford import Refusal, quote
 from frugalbo.budget.cost import CostModel, CostPrediction, Predictor, predictor
@@ -22,6 +23,13 @@ from frugalbo.study import Study, Trial
 _MORE = (8, 64)
 # For more slots than this the proposer is asked little by little: near the end hardly anything is affordable.
 _AT_ONCE = sum(_MORE)
+
+_Kind = tuple[str, int, float, float]
+
+
+def _kind_of(slot: Slot) -> _Kind:
+    """What all that costs the same and takes as long there has in common."""
+    return slot.pool, slot.devices, slot.dollars_per_hour, slot.speed
 
 
 class Purse:
@@ -46,12 +54,12 @@ class Purse:
     ) -> None:
         self.balance = balance
         self.waiting = len(slots)
-        self._kinds: dict[tuple[object, ...], deque[tuple[int, Slot]]] = {}  # like slots, with their places in line
+        self._slots = slots
+        self._kinds: dict[_Kind, deque[tuple[int, Slot]]] = {}  # like slots, with their places in line
         for place, slot in enumerate(slots):
-            kind = (slot.pool, slot.devices, slot.dollars_per_hour, slot.speed)
-            self._kinds.setdefault(kind, deque()).append((place, slot))
+            self._kinds.setdefault(_kind_of(slot), deque()).append((place, slot))
         self.decisions: list[Decision] = []
-        self._refused: list[tuple[float, Decision]] = []  # with what each would cost
+        self._refused: list[tuple[float, Start | Resume]] = []  # with what each would cost
         self._predict: Predictor = (lambda *_: None) if cost_model is None else predictor(cost_model, study)
         self._quotes = cost_model is not None
         self._trial_cap_s = trial_cap_s
@@ -78,8 +86,13 @@ class Purse:
 
         The run loop will refuse it and can say why the run ends.
         """
-        if self.waiting and self._refused:
-            self.decisions.append(min(self._refused, key=lambda refused: refused[0])[1])
+        taken = {decision.slot.name for decision in self.decisions if isinstance(decision, (Start, Resume))}
+        idle = {_kind_of(slot): slot for slot in self._slots if slot.name not in taken}
+        too_dear = [(cost, decision) for cost, decision in self._refused if _kind_of(decision.slot) in idle]
+        if too_dear:
+            decision = min(too_dear, key=lambda refused: refused[0])[1]
+            # Something cheaper may have taken the slot where it was refused.
+            self.decisions.append(replace(decision, slot=idle[_kind_of(decision.slot)]))
         return self.decisions
 
     def _place(

@@ -11,7 +11,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
-from hypothesis import HealthCheck, given, settings
+from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
 from frugalbo.budget.amounts import Budget
@@ -200,6 +200,7 @@ class SchedulerConformance:
 
     @settings(max_examples=8, deadline=None, suppress_health_check=_CHECKS)
     @given(situation=SITUATIONS)
+    @example(situation=Situation(high=9, budget=5.0, slots=2, configurations=5))
     def test_a_run_ends_with_nothing_undone_that_could_be_paid_for(self, situation: Situation) -> None:
         """No run hangs, none overspends, and none ends while slots are free and there is something left to do."""
         self.check_run(situation)
