@@ -313,6 +313,34 @@ def test_an_averaged_table_has_no_noise():
     assert table.averaged().regret(params) == table.regret(params)
 
 
+@needs_tables
+@pytest.mark.parametrize("name", ["phoneme", "naval_propulsion", "cifar10"])
+def test_a_failing_table_breaks_down_on_one_side_of_a_plane(name):
+    table = load(name).failing()
+    places = np.argwhere(table.row_of >= 0)
+    fails = table.fails[table.row_of[tuple(places.T)]]
+    assert fails.mean() == pytest.approx(0.25, abs=0.001)
+    used = [i for i in range(places.shape[1]) if len({places[fails][:, i].min(), places[:, i].min()}) == 2]
+    centre = places[fails].mean(axis=0) - places[~fails].mean(axis=0)
+    assert all(centre[i] > 0.1 for i in used)
+    assert table.best == table.mean_losses[~table.fails].min()
+    slow = int(np.flatnonzero(table.fails)[0])
+    at = np.argwhere(table.row_of == slow)[0]
+    params = {k: p.values[i] for (k, p), i in zip(table.space.parameters.items(), at, strict=True)}
+    curve = table.simulate(params, 1, 0)
+    assert curve.failure is not None and not curve.metrics
+    assert curve.failure_s == pytest.approx(0.2 * table.seconds[slow, 0])
+
+
+@needs_tables
+def test_without_feasibility_failures_are_found_again_and_again():
+    failed = {}
+    for method in ("ours", "ours-no-feasibility"):
+        jobs, _ = race(load("car").failing(), method, 1, 0)
+        failed[method] = np.mean([job.loss is None for job in jobs])
+    assert failed["ours"] < failed["ours-no-feasibility"]
+
+
 def test_summary_by_hand():
     records = [record("random", "car", s, [1.0, 0.5, r]) for s, r in enumerate([0.2, 0.4, 0.9])]
     records += [record("ours", "car", s, [1.0, 0.5, r]) for s, r in enumerate([0.1, 0.5, 0.3])]

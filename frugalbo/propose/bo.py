@@ -88,6 +88,7 @@ class BayesianProposer:
         cost: What is known of costs; by default what the problem states, else learned.
         initial: Trials before the model is asked; by default `initial_trials(problem)`.
         hard_budget: Whether what is left of the budget counts.
+        feasibility: Whether it counts how likely a configuration is to run at all.
         min_gain: The price at which nothing is worth suggesting any more; suggestions say so.
         model_of: The most observations that a model is of; of more, a subset is chosen.
         time_limit_s: What one call of `propose` may take, give or take a step of the arithmetic.
@@ -102,6 +103,7 @@ class BayesianProposer:
         cost: CostModel | None = None,
         initial: int | None = None,
         hard_budget: bool = True,
+        feasibility: bool = True,
         min_gain: MinGain | None = None,
         model_of: int = MODEL_OF,
         time_limit_s: float = TIME_LIMIT_S,
@@ -120,10 +122,11 @@ class BayesianProposer:
         self.cost = cost
         self.initial = initial
         self.hard_budget = hard_budget
+        self.feasibility = feasibility
         self.min_gain = min_gain
         self.model_of = model_of
         self.time_limit_s = time_limit_s
-        self._fit = Fitter(method, alpha, cost, hard_budget, min_gain, model_of, seed)
+        self._fit = Fitter(method, alpha, cost, hard_budget, feasibility, min_gain, model_of, seed)
         self._design = InitialDesign(seed=seed, cost=cost)
         self._sobol = SobolProposer(seed=seed)
         self._prepared: tuple[Space, Suggestion] | None = None

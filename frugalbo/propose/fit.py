@@ -79,6 +79,7 @@ class Fitter:
     alpha: float | Literal["cooling"]
     cost: CostModel | None
     hard_budget: bool
+    feasibility: bool
     min_gain: MinGain | None
     model_of: int
     seed: int
@@ -107,7 +108,7 @@ class Fitter:
         if objective.fit.problem:
             raise np.linalg.LinAlgError(objective.fit.problem)
         centres, feasibility = evidence.best(CENTRES), None
-        if not all(evidence.ran):
+        if self.feasibility and not all(evidence.ran):
             near = nearest_and_spread(evidence.ran_at, centres, self.model_of)
             ran = [evidence.ran[i] for i in near]
             feasibility = FeasibilityGP(evidence.ran_at[near], ran, categorical, searched)
