@@ -240,7 +240,8 @@ class Study:
 
     Who decides often need not look at all trials each time: `changed` says which ones events were about since
     a `revision`, and `with_status` knows its trials without a search. `speeds` are those of the pools in which
-    segments have started.
+    segments have started, `taken` says how many segments were interrupted in each, and for how many seconds
+    segments ran there.
     """
 
     def __init__(self, problem: Problem, ledger: Ledger | None = None) -> None:
@@ -248,6 +249,7 @@ class Study:
         self.ledger = ledger
         self.trials: dict[int, Trial] = {}
         self.speeds: dict[str, float] = {}
+        self.taken: dict[str, tuple[int, float]] = {}
         self.revision = 0  # the events so far
         self._last_change: dict[int, int] = {}  # trial -> revision, the latest change at the end
         self._by_status: dict[Status, dict[int, Trial]] = {status: {} for status in Status}
@@ -278,6 +280,7 @@ class Study:
                 if self.ledger:
                     self.ledger.settle((event.trial, event.segment), event.used)
                 trial.ends.append(event)
+                self._note_taken(trial.starts[-1], event)
                 self._set_status(trial, _AFTER[event.outcome])
         self.revision += 1
         self._last_change.pop(event.trial, None)
@@ -323,6 +326,11 @@ class Study:
         trial.starts.append(event)
         trial.reached.append(event.start)
         self._set_status(trial, Status.RUNNING)
+
+    def _note_taken(self, started: Started, ended: Ended) -> None:
+        n, seconds = self.taken.get(started.pool, (0, 0.0))
+        is_taken = ended.outcome == Outcome.INTERRUPTED
+        self.taken[started.pool] = n + is_taken, seconds + max(0.0, ended.at - started.at)
 
     def _set_status(self, trial: Trial, status: Status) -> None:
         self._by_status[trial.status].pop(trial.number, None)

@@ -7,8 +7,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from frugalbo.budget.amounts import Budget
+from frugalbo.budget.amounts import Budget, Cost
 from frugalbo.budget.cost import CostPrediction, LearnedCost
+from frugalbo.budget.ledger import Ledger
+from frugalbo.budget.price import Market, prices_over_time
 from frugalbo.executors.devices import simulated_slots
 from frugalbo.executors.simulated import Curve, Hazards, SimulatedExecutor
 from frugalbo.pool import Pool, budgets_of
@@ -20,7 +22,7 @@ from frugalbo.scheduler.fixed import FixedScheduler
 from frugalbo.session import OpenStudy
 from frugalbo.space import Float, Int, Space
 from frugalbo.store import Store
-from frugalbo.study import Ended, Outcome, Started, Status
+from frugalbo.study import Ended, Outcome, Started, Status, Study
 
 STEPS = 7
 PROBLEM = Problem(
@@ -203,3 +205,43 @@ def test_the_same_seed_gives_the_same_run_with_everything_that_goes_wrong():
     assert events(1) == events(1)
     assert events(1) != events(2)
     assert all(isinstance(start, Started) and isinstance(end, Ended) for start, end in events(1)[0])
+
+
+def test_the_prices_of_a_run_are_a_fold_of_its_journal(tmp_path):
+    pools = [Pool("a", 2, 36.0, 2.0, budget=Budget(dollars=0.5)), Pool("b", 1)]
+    budget = Budget(device_seconds=100, dollars=5)
+    with Store(tmp_path / "runs.db") as store:
+        run_id = store.create_run({"problem": PROBLEM.to_json()})
+        with store.lease(run_id) as lease:
+            study, _ = run(pools, budget, lease=lease)
+        events = [event for _, event in store.read(run_id)]
+    again = Study(PROBLEM, Ledger(budget, budgets_of(pools))).replay(events)
+    points = prices_over_time(again)
+    assert points == prices_over_time(study)
+    assert len(points) == len({end.at for _, end in segments(study)})
+    # The last are those of the accounts as they stand, relative to the first.
+    market = Market.of(again.ledger.balance(), again.taken)
+    assert points[-1].elapsed == market.whole.elapsed
+    assert points[-1].prices == {
+        "device_seconds": market.whole.relative("device_seconds"),
+        "dollars": market.whole.relative("dollars"),
+        "dollars of a": market.pools["a"]["dollars"],
+    }
+    # Twice as fast and the only one that costs money: its budget is spent ahead of the run, that of the run is not.
+    middle = points[len(points) // 4].prices
+    assert middle["dollars of a"] > 1 > middle["dollars"]
+    assert prices_over_time(again, most=7)[-1] == points[-1]
+    assert 1 < len(prices_over_time(again, most=7)) <= 7
+
+
+def test_the_hours_between_two_sessions_are_not_part_of_the_plan():
+    study = Study(PROBLEM, Ledger(Budget(wall_seconds=100, dollars=10)))
+    for trial, (start, end) in enumerate([(0.0, 10.0), (5.0, 20.0), (7200.0, 7210.0)]):
+        study.apply(Started(trial, 0, {"x": 0.5, "width": 1}, 0, 7, 7, Cost(), "cpu:0", start))
+        study.apply(Ended(trial, 0, Outcome.COMPLETED, Cost(dollars=1), end))
+    assert [(point.at, point.elapsed) for point in prices_over_time(study)] == [(10, 0.1), (20, 0.2), (7210, 0.3)]
+
+
+def test_without_a_budget_there_are_no_prices():
+    assert prices_over_time(Study(PROBLEM)) == []
+    assert prices_over_time(Study(PROBLEM, Ledger(Budget(evaluations=3)))) == []
