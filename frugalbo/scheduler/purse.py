@@ -2,6 +2,9 @@
 
 Each decision is quoted by the rule of `frugalbo.budget.afford`, by which the run loop quotes too, and
 what it would hold is set aside before the next: so what is decided together can be paid together.
+
+Of slots in different pools the one is taken where the work is charged least at the prices in force
+(`frugalbo.budget.price`), and can be paid for; without pools, the first in line.
 """
 
 from __future__ import annotations
@@ -14,6 +17,7 @@ from dataclasses import replace
 from frugalbo.budget.afford import Refusal, quote
 from frugalbo.budget.cost import CostModel, CostPrediction, Predictor, predictor
 from frugalbo.budget.ledger import Balance
+from frugalbo.budget.price import Market
 from frugalbo.propose.base import Proposer, Suggestion, key_of
 from frugalbo.scheduler.base import Decision, Finish, Resume, Start
 from frugalbo.slot import Slot
@@ -58,6 +62,8 @@ class Purse:
         self._kinds: dict[_Kind, deque[tuple[int, Slot]]] = {}  # like slots, with their places in line
         for place, slot in enumerate(slots):
             self._kinds.setdefault(_kind_of(slot), deque()).append((place, slot))
+        in_pools = len(self._kinds) > 1 and any(slot.pool for slot in slots)
+        self._market = Market.of(balance, study.taken) if in_pools else None
         self.decisions: list[Decision] = []
         self._refused: list[tuple[float, Start | Resume]] = []  # with what each would cost
         self._predict: Predictor = (lambda *_: None) if cost_model is None else predictor(cost_model, study)
@@ -70,14 +76,14 @@ class Purse:
         return bool(self._kinds)
 
     def start(self, suggestion: Suggestion, until: int, planned: int) -> bool:
-        """Start a suggestion on the first slot where that is affordable."""
+        """Start a suggestion on the best slot where that is affordable."""
         predicted = self._predict(suggestion.params, 0, until) if self.waiting else None
         return self._place(
             lambda slot: Start(slot, suggestion.params, until, planned, suggestion.why), predicted, first=True
         )
 
     def resume(self, trial: Trial, until: int) -> bool:
-        """Let a trial go on, on the first slot where that is affordable."""
+        """Let a trial go on, on the best slot where that is affordable."""
         predicted = self._predict(trial.params, trial.checkpoint, until) if self.waiting else None
         return self._place(lambda slot: Resume(slot, trial.number, until), predicted, first=False)
 
@@ -98,16 +104,21 @@ class Purse:
     def _place(
         self, decide: Callable[[Slot], Start | Resume], predicted: CostPrediction | None, *, first: bool
     ) -> bool:
-        # Of like slots one stands for all: there may be a thousand of them.
-        for kind, line in sorted(self._kinds.items(), key=lambda item: item[1][0][0]):
-            found = self._take(decide(line[0][1]), predicted, first=first)
+        for slot in self._ranked(1.0 if predicted is None else predicted.median_s):
+            kind = _kind_of(slot)
+            found = self._take(decide(slot), predicted, first=first)
             if found is None:
-                line.popleft()
-            if found or not line:  # nothing more can be paid for there, or all are taken
+                self._kinds[kind].popleft()
+            if found or not self._kinds[kind]:  # nothing more can be paid for there, or all are taken
                 del self._kinds[kind]
             if found is None:
                 return True
         return False
+
+    def _ranked(self, work_s: float) -> list[Slot]:
+        """The first slot in line of each kind, the best first: of like slots one stands for all."""
+        slots = [slot for _, slot in sorted((line[0] for line in self._kinds.values()), key=lambda first: first[0])]
+        return slots if self._market is None else self._market.ranked(slots, work_s)
 
     def _take(self, decision: Start | Resume, predicted: CostPrediction | None, *, first: bool) -> bool | None:
         """Decide so if that is affordable; if not, whether to ask no more of its pool."""
