@@ -74,3 +74,23 @@ def test_two_pools_keep_to_their_budgets_and_the_exhausted_one_is_drained(tmp_pa
     with Store(storage) as store:
         again = read_study(store, report.run_id)
     assert again.ledger.balance().pools == balance.pools
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("dollars_per_hour", "budget", "preferred"),
+    [(1.5, "1 USD, 6 trials", "fast"), (3.0, "1 USD, 6 trials", "slow"), (3.0, "1h, 6 trials", "fast")],
+)
+def test_the_pool_that_is_faster_per_dollar_is_preferred(tmp_path, monkeypatch, dollars_per_hour, budget, preferred):
+    # Twice the speed at 1.5 or 3 times the price; where time is what is limited, speed alone counts.
+    monkeypatch.setattr(devices, "usable_cores", lambda: [0, 0, 1, 1, 1, 1])
+    (tmp_path / "shared.py").write_text(PROBLEM)
+    pools = [
+        Pool("slow", "cpu:2", 1.0),
+        Pool("fast", "cpu:2x2", dollars_per_hour, speed=2.0),
+    ]
+    for order in (pools, pools[::-1]):
+        report = tune(load_problem(tmp_path / "shared.py"), budget=budget, pools=order, method="random", seed=1)
+        at_first = [trial.starts[0].pool for trial in report.study.trials.values()][:4]
+        other = {"fast": "slow", "slow": "fast"}[preferred]
+        assert at_first == [preferred] * 2 + [other] * 2
