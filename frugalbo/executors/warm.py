@@ -77,6 +77,8 @@ class Template:
         try:
             if self._function is None:
                 self._function = load(order)
+            if self._function is not None:
+                load_optimizers(self._function)
             check_cuda()
         except BaseException as error:  # noqa: BLE001 - whatever a module does on import, the controller is told
             self._say({"error": explain(error)})
@@ -190,6 +192,18 @@ def load(order: dict[str, Any]) -> Callable[..., Any] | None:
         return load_function(order["job"], Path(order["root"]))
     finally:
         del os.environ[LOADING]
+
+
+def load_optimizers(function: Callable[..., Any]) -> None:
+    """Load what `torch.optim` loads at its first use, for over a second, if the job's module names anything of torch.
+
+    Once here, then, and not in each copy, whose trial would pay for it.
+    """
+    named = getattr(function, "__globals__", {}).values()
+    origins = [value.__name__ for value in named if isinstance(value, ModuleType)]
+    origins += [value.__module__ for value in named if isinstance(value, type)]
+    if any(origin.partition(".")[0] == "torch" for origin in origins):
+        importlib.import_module("torch._dynamo")
 
 
 def load_function(address: str, root: Path) -> Callable[..., Any]:

@@ -173,6 +173,19 @@ def test_a_function_in_memory_does_not_wait_for_the_threads_of_its_parent(tmp_pa
 
 
 @pytest.mark.slow
+@pytest.mark.parametrize(
+    ("line", "uses_torch"), [("from torch import nn", True), ("from torch.optim import SGD", True), ("import math", False)]
+)
+def test_what_an_optimizer_loads_at_first_use_is_loaded_once_for_jobs_that_use_torch(run, tmp_path, line, uses_torch):
+    pytest.importorskip("torch")
+    (tmp_path / "job.py").write_text(
+        f"import sys\n{line}\n\ndef train(job):\n    return 'torch._dynamo' in sys.modules\n"
+    )
+    reports, _ = run(local_problem("job.py:train", root=tmp_path), preload=("torch",))
+    assert reports[-1].metrics["loss"] == uses_torch
+
+
+@pytest.mark.slow
 def test_torch_is_warm_and_uses_the_threads_of_its_slot(run):
     reports, ended = run("stops_in_torch", preload=("torch",))
     assert ended.outcome == Outcome.COMPLETED
