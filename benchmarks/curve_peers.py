@@ -4,8 +4,9 @@
 |---|---|
 | `syne-tune-asha` | Syne Tune's `AsynchronousSuccessiveHalving`, which stops; `reduction_factor` 3 |
 | `optuna-hyperband` | Optuna's `HyperbandPruner`; `reduction_factor` 3 |
+| `neps-asha`, `neps-hyperband` | NePS's, which pause and go on: see `curve_neps` |
 
-Both decide after each report whether a running trial goes on. They are used as they come, but for the
+The first two decide after each report whether a running trial goes on. They are used as they come, but for the
 configurations: all who race take those of the table in the same random order. The answer is picked by the
 same rule for all: the best of those that ran to the end, else the best of those that got furthest.
 """
@@ -23,12 +24,17 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any, Protocol
 
+from benchmarks import curve_neps
 from benchmarks.curve_tables import CurveTable
 from frugalbo.space import Params
 
-PACKAGES = {"syne-tune-asha": "syne-tune", "optuna-hyperband": "optuna"}
+PACKAGES = {
+    "syne-tune-asha": "syne-tune",
+    "optuna-hyperband": "optuna",
+    **dict.fromkeys(curve_neps.NAMES, "neural-pipeline-search"),
+}
 REVISION = 1  # another number where adapters or loop change what comes out
-_MODULES = {"syne-tune": "syne_tune", "optuna": "optuna"}
+_MODULES = {"syne-tune": "syne_tune", "optuna": "optuna", "neural-pipeline-search": "neps"}
 
 
 class Stopper(Protocol):
@@ -65,6 +71,13 @@ def is_installed(name: str) -> bool:
 def version(name: str) -> str:
     """What a record of a peer is valid for."""
     return f"{PACKAGES[name]} {importlib.metadata.version(PACKAGES[name])}, r{REVISION}"
+
+
+def race(name: str, table: CurveTable, order: Sequence[int], *, budget_s: float, workers: int, seed: int) -> list[Ran]:
+    """The trials of a peer, by number."""
+    if name in curve_neps.NAMES:
+        return curve_neps.drive(name, table, order, budget_s=budget_s, workers=workers, seed=seed)
+    return drive(make_stopper(name, table, seed), table, order, budget_s=budget_s, workers=workers)
 
 
 def drive(stopper: Stopper, table: CurveTable, order: Sequence[int], *, budget_s: float, workers: int) -> list[Ran]:
@@ -124,7 +137,7 @@ def answer(table: CurveTable, trials: Sequence[Ran]) -> Params | None:
 
 
 def make_stopper(name: str, table: CurveTable, seed: int) -> Stopper:
-    """The peer of that name."""
+    """The peer of that name that stops trials."""
     return SyneTuneAsha(table, seed) if name == "syne-tune-asha" else OptunaHyperband(table, seed)
 
 

@@ -4,6 +4,7 @@
 |---|---|---|---|---|---|
 | `taskset` | 8 text models | 1,000 settings of an optimizer | 51 | one second | validation loss |
 | `algoperf` | 5 workloads | 55 or 65 arms | 58 to 124 | as recorded, on 8 GPUs | the workload's own |
+| `lcdb` | 10 data sets | 20 learners | 16 to 24 | training seconds | validation log loss |
 
 A step of `algoperf` is the time from one evaluation to the next. A trial *is* a recorded run: nothing is
 interpolated. A run whose value is not finite has diverged there. AlgoPerf's runs end when they reach
@@ -11,13 +12,20 @@ their workload's targets: what is left of such a run costs a second a step and r
 that ended before without reaching them has crashed. The run of a configuration that a race sees is that of
 study `seed mod 5`, the same study for all configurations.
 
-The data are read from `../shared/data`, or from the folder that `FRUGALBO_DATA` names.
+A step of `lcdb` is a training set of the next size, on which a learner is trained from scratch. Its costs differ by a
+factor of a thousand from learner to learner, and are known. The run is that of the outer split `seed mod 5` and the
+inner split 0. The data sets are those on which all learners were trained at all sizes and splits, and of
+these the ten with the most sizes.
+
+The curves of `lcdb` come with the package of that name (`pip install lcdb`); the others are read from
+`../shared/data`, or from the folder that `FRUGALBO_DATA` names.
 """
 
 from __future__ import annotations
 
 import csv
 import gzip
+import importlib.util
 import itertools
 import os
 from collections.abc import Mapping, Sequence
@@ -43,7 +51,8 @@ TASKSET = (
     "imdb_patch32_VRNN128_tanh_bs128", "imdb_patch32_VRNN64_tanh_avg_bs128",
 )  # fmt: skip
 ALGOPERF = ("criteo1tb", "fastmri", "imagenet_resnet", "ogbg", "wmt")
-SUITES = {"taskset": TASKSET, "algoperf": ALGOPERF}
+LCDB = ("901", "823", "722", "959", "735", "761", "847", "41142", "720", "728")  # by their numbers at OpenML
+SUITES = {"taskset": TASKSET, "algoperf": ALGOPERF, "lcdb": LCDB}
 _STUDIES = 5
 _NEARLY = 0.95  # of the longest time: from here a run counts as one to the end
 
@@ -129,9 +138,11 @@ class Pool:
         return [Suggestion(self.table.configurations[row], {"method": "random"}) for row in itertools.islice(left, n)]
 
 
-def is_there() -> bool:
-    """Whether the data are."""
-    return all((data_folder() / suite).is_dir() for suite in SUITES)
+def is_there(suite: str) -> bool:
+    """Whether the data of a suite are."""
+    if suite == "lcdb":
+        return importlib.util.find_spec("lcdb") is not None
+    return (data_folder() / suite).is_dir()
 
 
 def data_folder() -> Path:
@@ -148,9 +159,12 @@ def load(name: str, seed: int = 0) -> CurveTable:
     suite, _, task = name.partition("/")
     if task not in SUITES.get(suite, ()):
         raise ProblemError(f"no table {name!r}; expected one of {', '.join(names())}")
-    if not (data_folder() / suite).is_dir():
-        raise ProblemError(f"no recorded curves in {data_folder() / suite}; set FRUGALBO_DATA to their folder")
-    return _taskset(task) if suite == "taskset" else _algoperf(task, seed % _STUDIES)
+    if not is_there(suite):
+        how = "pip install lcdb" if suite == "lcdb" else f"none in {data_folder()}; set FRUGALBO_DATA to their folder"
+        raise ProblemError(f"no recorded curves of {suite}: {how}")
+    if suite == "taskset":
+        return _taskset(task)
+    return _algoperf(task, seed % _STUDIES) if suite == "algoperf" else _lcdb(task, seed % _STUDIES)
 
 
 def names() -> list[str]:
@@ -214,6 +228,45 @@ def _algoperf(workload: str, study: int) -> CurveTable:
         lengths=lengths,
         step_s=period,
     )
+
+
+@cache
+def _lcdb(dataset: str, split: int) -> CurveTable:
+    runs = _trainings()[dataset, split]
+    learners = sorted({learner for learner, _ in runs})
+    sizes = sorted({size for _, size in runs})
+    found = np.array([[runs[learner, size] for size in sizes] for learner in learners])
+    seconds = found[..., 0].cumsum(axis=1)
+    configurations = tuple[Params, ...]({"learner": learner} for learner in learners)
+    at = dict(zip(learners, np.pad(seconds, ((0, 0), (1, 0))).tolist(), strict=True))
+
+    def cost(params: Params, start: int, until: int) -> float:
+        return at[str(params["learner"])][until] - at[str(params["learner"])][start]
+
+    fidelity = Fidelity("sizes", 1, len(sizes))
+    space = Space({"learner": Choice(learners)})
+    return CurveTable(
+        name=f"lcdb/{dataset}",
+        problem=Problem(f"lcdb {dataset}", space, only_simulated, Minimize("log_loss"), fidelity, cost=cost),
+        configurations=configurations,
+        losses=found[..., 1],
+        seconds=seconds,
+        lengths=np.full(len(learners), len(sizes), dtype=np.intp),
+        step_s=float(seconds[:, -1].mean() / len(sizes)),
+    )
+
+
+@cache
+def _trainings() -> dict[tuple[str, int], dict[tuple[str, int], tuple[float, float]]]:
+    """By data set and outer split, and then by learner and size: seconds and validation log loss."""
+    (folder,) = importlib.util.find_spec("lcdb").submodule_search_locations  # pyright: ignore
+    found: dict[tuple[str, int], dict[tuple[str, int], tuple[float, float]]] = {}
+    with (Path(folder) / "database-logloss.csv").open() as file:
+        for row in csv.DictReader(file):
+            if row["openmlid"] in LCDB and row["inner_seed"] == "0":
+                runs = found.setdefault((row["openmlid"], int(row["outer_seed"])), {})
+                runs[row["learner"], int(row["size_train"])] = float(row["traintime"]), float(row["score_valid"])
+    return found
 
 
 def _problem(name: str, space: Space, objective: Objective, steps: int, step_s: float) -> Problem:

@@ -1,6 +1,6 @@
 """Which tool finds the best configuration for the seconds that a budget can buy?
 
-    python benchmarks/race.py [--only TABLE|SUITE ...] [--methods ...] [--seeds 5] [--workers 1 4] [--over runs|failing] ...
+    python benchmarks/race.py [--only TABLE|SUITE ...] [--methods ...] [--seeds 5] [--workers 1 4] [--over runs] ...
     python benchmarks/race.py --table [--methods ...] [--over ...] [--revision N]
 
 Races on the tables of `benchmarks.tables`, ours through the real run loop, the peers of
@@ -244,7 +244,9 @@ def main() -> None:
     parser.add_argument("--seeds", type=int, default=5)
     parser.add_argument("--workers", nargs="*", type=int, default=[1, 4])
     parser.add_argument("--jobs", type=int, default=1, help="processes at a time, one thread each")
-    parser.add_argument("--over", choices=["means", "runs", "failing"], default="means", help="what a trial sees of its table")
+    parser.add_argument(
+        "--over", choices=["means", "runs", "failing"], default="means", help="what a trial sees of its table"
+    )
     parser.add_argument("--table", action="store_true", help="print the summary as Markdown, run nothing")
     parser.add_argument("--revision", type=int, help="for --table: only records of this revision of the race")
     parser.add_argument("--out", type=Path, default=RESULTS)

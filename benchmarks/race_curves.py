@@ -83,8 +83,7 @@ def run_cell(name: str, method: str, budget: int, workers: int, seed: int) -> di
             full = sum(study.value(trial) is not None for trial in study.trials.values())
         else:
             order = Pool(table, own_seed).order.tolist()
-            stopper = curve_peers.make_stopper(method, table, own_seed)
-            ran = curve_peers.drive(stopper, table, order, budget_s=budget_s, workers=workers)
+            ran = curve_peers.race(method, table, order, budget_s=budget_s, workers=workers, seed=own_seed)
             found, trials = curve_peers.answer(table, ran), len(ran)
             at_step = max((r.step for r in ran if not r.failed), default=None)
             full = sum(r.step == table.steps and not r.failed for r in ran)
@@ -175,7 +174,8 @@ def _mean(values: Sequence[float]) -> str:
 def main() -> None:
     """Run or tabulate."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--only", nargs="*", default=list(curve_tables.SUITES), help="tables or suites")
+    there = [suite for suite in curve_tables.SUITES if curve_tables.is_there(suite)]
+    parser.add_argument("--only", nargs="*", default=there, help="tables or suites; by default all that are there")
     parser.add_argument("--methods", nargs="*", help="all of ours by default; for --table all that were run")
     parser.add_argument("--seeds", type=int, default=10)
     parser.add_argument("--workers", nargs="*", type=int, default=list(WORKERS))

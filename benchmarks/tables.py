@@ -137,7 +137,9 @@ class Table:
         shape = np.array(self.row_of.shape)
         some = rng.permutation(np.flatnonzero(shape > 1))[:3]
         places = np.argwhere(self.row_of >= 0)
-        heights = (places[:, some] / (shape[some] - 1)) @ rng.uniform(0.5, 1, len(some)) + 1e-6 * rng.random(len(places))
+        heights = (places[:, some] / (shape[some] - 1)) @ rng.uniform(0.5, 1, len(some)) + 1e-6 * rng.random(
+            len(places)
+        )
         fails = np.empty(len(places), dtype=bool)
         fails[self.row_of[tuple(places.T)]] = heights > np.quantile(heights, 0.75)
         runs = self.mean_losses[~fails]

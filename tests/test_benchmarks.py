@@ -328,7 +328,8 @@ def test_a_failing_table_breaks_down_on_one_side_of_a_plane(name):
     at = np.argwhere(table.row_of == slow)[0]
     params = {k: p.values[i] for (k, p), i in zip(table.space.parameters.items(), at, strict=True)}
     curve = table.simulate(params, 1, 0)
-    assert curve.failure is not None and not curve.metrics
+    assert curve.failure is not None
+    assert not curve.metrics
     assert curve.failure_s == pytest.approx(0.2 * table.seconds[slow, 0])
 
 

@@ -1,18 +1,22 @@
 """Recorded curves are read right, and their races are paid and judged right."""
 
 import math
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
 
-from benchmarks import curve_peers, curve_tables, race_curves
+from benchmarks import curve_neps, curve_peers, curve_tables, race_curves
 from benchmarks.curve_tables import CurveTable, Pool
 from frugalbo.errors import ProblemError
 from frugalbo.problem import Fidelity, Maximize, Problem
 from frugalbo.space import Choice, Space
 from frugalbo.study import Study
 
-recorded = pytest.mark.skipif(not curve_tables.is_there(), reason="the recorded curves are not there")
+recorded = pytest.mark.skipif(
+    not all(map(curve_tables.is_there, ("taskset", "algoperf"))), reason="the recorded curves are not there"
+)
+lcdb = pytest.mark.skipif(not curve_tables.is_there("lcdb"), reason="lcdb is not installed")
 
 # Accuracies of five runs over three steps: one diverges at its second, one crashes after its first.
 ACCURACY = np.array([[0.1, 0.5, 0.9], [0.3, 0.4, 0.5], [0.2, np.nan, np.nan], [0.4, 0.2, 0.1], [0.6, np.nan, np.nan]])
@@ -146,6 +150,39 @@ def test_a_crash_is_a_failure_and_no_answer(table):
     assert curve_peers.answer(table, trials) is None
 
 
+class Climbing:
+    """Asks for one configuration after the other, each to step 1 and then to step 3; stands for NePS."""
+
+    def __init__(self):
+        self.asked, self.told = 0, {}
+
+    def ask(self):
+        config, rung = divmod(self.asked, 2)
+        self.asked += 1
+        return SimpleNamespace(id=f"{config}_rung_{rung}", config={"step": (1, 3)[rung]})
+
+    def tell(self, name, result):
+        self.told[name] = result
+
+
+def test_a_tool_that_goes_on_pays_for_what_is_new(table, monkeypatch):
+    tool = Climbing()
+    monkeypatch.setattr(curve_neps, "_tool", lambda *_: tool)
+    # Steps take 2 s. a runs to its end in 6 s; c diverges at its second step and e after its first.
+    trials = curve_neps.drive("neps-asha", table, [0, 2, 4, 1], budget_s=13.0, workers=1, seed=0)
+    assert [(r.row, r.step, r.failed) for r in trials] == [(0, 3, False), (2, 2, True), (4, 1, True)]
+    told = {name: getattr(result, "args", result) for name, result in tool.told.items()}
+    broke = ("the run broke down",)
+    assert told == {
+        "0_rung_0": {"objective_to_minimize": -0.1},
+        "0_rung_1": {"objective_to_minimize": -0.9},
+        "1_rung_0": {"objective_to_minimize": -0.2},
+        "1_rung_1": broke,
+        "2_rung_0": {"objective_to_minimize": -0.6},
+        "2_rung_1": broke,
+    }
+
+
 @pytest.mark.parametrize("name", sorted(curve_peers.PACKAGES))
 def test_a_peer_stops_some_and_runs_some_to_the_end(name):
     if not curve_peers.is_installed(name):
@@ -161,7 +198,18 @@ def test_a_peer_stops_some_and_runs_some_to_the_end(name):
         lengths=np.full(60, 9),
         step_s=1.0,
     )
-    stopper = curve_peers.make_stopper(name, many, 0)
-    trials = curve_peers.drive(stopper, many, range(60), budget_s=1e4, workers=2)
+    trials = curve_peers.race(name, many, range(60), budget_s=1e4, workers=2, seed=0)
     assert len(trials) == 60
     assert 0 < sum(ran.step == 9 for ran in trials) < 60
+
+
+@lcdb
+def test_a_learner_is_trained_on_one_size_after_the_other_at_known_costs():
+    table = curve_tables.load("lcdb/901", seed=6)
+    assert table.losses.shape == (20, 24)
+    assert (np.diff(table.seconds) >= 0).all()
+    assert np.isfinite(table.losses).all()
+    # From the file: MLPClassifier, outer split 1, inner split 0, at the smallest and at the largest size.
+    curve = table.simulate({"learner": "sklearn.neural_network.MLPClassifier"}, 24, 0)
+    assert curve.metrics[0]["log_loss"] == pytest.approx(0.5824)
+    assert curve.metrics[-1]["log_loss"] == pytest.approx(0.1297)

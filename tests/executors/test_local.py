@@ -174,7 +174,8 @@ def test_a_function_in_memory_does_not_wait_for_the_threads_of_its_parent(tmp_pa
 
 @pytest.mark.slow
 @pytest.mark.parametrize(
-    ("line", "uses_torch"), [("from torch import nn", True), ("from torch.optim import SGD", True), ("import math", False)]
+    ("line", "uses_torch"),
+    [("from torch import nn", True), ("from torch.optim import SGD", True), ("import math", False)],
 )
 def test_what_an_optimizer_loads_at_first_use_is_loaded_once_for_jobs_that_use_torch(run, tmp_path, line, uses_torch):
     pytest.importorskip("torch")
