@@ -140,9 +140,9 @@ def tune(
             device-seconds, or several limits at once; see `Budget.of`.
         seed: Of all choices that frugalbo makes, and of the jobs.
         method: How configurations are chosen: `"auto"`, `"pbgi"`, `"kg"` ... `"random"`; see `frugalbo.propose`.
-        scheduler: How long each is run: `"fixed"` (to the end), `"asha"`, `"asha-stop"`, `"hyperband"`, `"sh"`,
-            `"median"` or `"auto"`; see `frugalbo.scheduler`. They compare trials short of the end only where the
-            problem has a fidelity.
+        scheduler: How long each is run: `"fixed"` (to the end), `"asha"`, `"freeze-thaw"`, `"asha-stop"`,
+            `"hyperband"`, `"sh"`, `"median"` or `"auto"`; see `frugalbo.scheduler`. They compare trials short of
+            the end only where the problem has a fidelity.
         devices: Such as `"cuda:0,1"` or `"cpu:2x4"`; all that are found by default.
         dollars_per_hour: The price of one device, for a budget of money.
         pools: Devices of several prices and speeds, perhaps with budgets of their own, in the place of

@@ -92,7 +92,9 @@ def _parser() -> argparse.ArgumentParser:
         default="auto",
         help="auto, bo, pbgi, bmsei, ei, qei, nei, ucb, kg, mes, jes, pes, ts, sobol, random",
     )
-    tune.add_argument("--scheduler", default="auto", help="auto, fixed, sh, hyperband, asha, asha-stop, median")
+    tune.add_argument(
+        "--scheduler", default="auto", help="auto, fixed, sh, hyperband, asha, freeze-thaw, asha-stop, median"
+    )
     tune.add_argument("--min-gain", metavar="GAIN", help="stop when less is to be expected, such as '0.001 per 60s'")
     tune.add_argument("--seed", type=int, default=0)
     tune.add_argument("--command", help="a command to tune, with {name} where a parameter goes")

@@ -22,8 +22,8 @@ class Evidence:
     Args:
         also_pending: Configurations that are about to start.
         ranked: Whether losses are to be the scores of `frugalbo.propose.standings` where trials were held on
-            their way, with the variances of these as `noise`. Not where outcomes are constrained, which is known of
-            full trials only.
+            their way, with the variances of these as the least `noise`. Not where outcomes are constrained, which is
+            known of full trials only.
 
     Attributes:
         steps: The steps that a new trial is started for.
@@ -57,7 +57,8 @@ class Evidence:
         self.violations = np.array([study.violation(trial) if standing is None else 0.0 for trial in known])
         self.measured = {c: _measured(study, c, rows) for c in study.problem.bounds}
         reported = [c.metric for c, (_, values) in self.measured.items() if len(values)]
-        ran = [(u, ran) for t, u, v in rows if (ran := _ran(study, t, v, reported)) is not None]
+        # Among ranks a failure is the last of them.
+        ran = [(u, ran) for t, u, v in rows if not self.is_ranked and (ran := _ran(study, t, v, reported)) is not None]
         self.ran_at = np.array([u for u, _ in ran]).reshape(-1, space.dim)
         self.ran = [ran for _, ran in ran]
 

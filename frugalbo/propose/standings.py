@@ -26,7 +26,7 @@ from numpy.typing import NDArray
 from scipy.special import ndtr, ndtri
 from scipy.stats import rankdata
 
-from frugalbo.study import Outcome, Started, Status, Study, Trial
+from frugalbo.study import Failure, Outcome, Started, Status, Study, Trial
 
 Array = NDArray[np.float64]
 
@@ -49,12 +49,18 @@ class Standing:
     score: float
     variance: float
 
+    @property
+    def final_mean(self) -> float:
+        """The mean of the final score; with the variance, that of a normal distribution."""
+        return math.sqrt(1 - self.variance) * self.score
+
 
 def standings(study: Study) -> dict[int, Standing] | None:
-    """By trial, of those that got to a rung and did not fail; None if no trial was held on its way.
+    """By trial, of those that got to a rung or failed; None if no trial was held on its way.
 
-    A trial that failed stands last on every rung that it did not get to. One that was planned for fewer steps than a
-    full trial is on a curve of its own, and does not count.
+    A trial that failed stands last on every rung that it did not get to, and its score is that of the last rung: where
+    there is failure, it is not worth looking again. One that ran into its cap on time has no score, as that says more
+    of the cap, nor has one that was planned for fewer steps than a full trial and so is on a curve of its own.
     """
     steps = study.problem.steps
     trials = [trial for trial in study.trials.values() if trial.planned == steps]
@@ -66,7 +72,7 @@ def standings(study: Study) -> dict[int, Standing] | None:
     before = levels[0]
     for level in levels:
         losses = {t.number: loss for t in trials if (loss := _loss(study, t, level)) is not None}
-        if not losses:
+        if not any(map(math.isfinite, losses.values())):
             break
         shares = (rankdata(list(losses.values())) - 0.5) / len(losses)
         correlation = _correlation(before, level)
@@ -74,9 +80,11 @@ def standings(study: Study) -> dict[int, Standing] | None:
         new = _matched(shares, correlation * earlier, math.sqrt(1 - correlation**2)) if found else ndtri(shares)
         scores = dict(zip(losses, map(float, new), strict=True))
         variance = max(_LEAST_VARIANCE, 1 - _correlation(level, steps) ** 2)
-        found |= {n: Standing(level, z, variance) for n, z in scores.items() if math.isfinite(losses[n])}
+        found |= {
+            n: Standing(level, z, variance if math.isfinite(losses[n]) else _LEAST_VARIANCE) for n, z in scores.items()
+        }
         before = level
-    return {n: s for n, s in found.items() if study.trials[n].status != Status.FAILED}
+    return {n: s for n, s in found.items() if study.trials[n].failure != Failure.TIMEOUT}
 
 
 def _held(trial: Trial) -> list[Started]:

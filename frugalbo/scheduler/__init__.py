@@ -7,6 +7,7 @@
 | `sh` | successive halving, one bracket after the other |
 | `hyperband` | all of Hyperband's brackets, round after round |
 | `asha` | asynchronous successive halving: pauses every trial at each rung, and sends the best on |
+| `freeze-thaw` | the same, but keeps fewer, and spends the end of the budget on those that can still finish |
 | `asha-stop` | the same, but stops at each rung who is not among the best; needs no checkpoints |
 | `median` | stops who is worse than the median of the completed trials was on average |
 """
@@ -18,6 +19,7 @@ from frugalbo.propose.base import Proposer
 from frugalbo.scheduler.asha import AshaScheduler
 from frugalbo.scheduler.base import Scheduler
 from frugalbo.scheduler.fixed import FixedScheduler
+from frugalbo.scheduler.freeze_thaw import FreezeThawScheduler
 from frugalbo.scheduler.hyperband import HyperbandScheduler, SuccessiveHalvingScheduler
 from frugalbo.scheduler.rungs import SchedulerError
 from frugalbo.scheduler.stopping import AshaStoppingScheduler, MedianScheduler
@@ -30,6 +32,7 @@ _BY_NAME: dict[str, type[FixedScheduler]] = {
     "sh": SuccessiveHalvingScheduler,
     "hyperband": HyperbandScheduler,
     "asha": AshaScheduler,
+    "freeze-thaw": FreezeThawScheduler,
     "asha-stop": AshaStoppingScheduler,
     "median": MedianScheduler,
 }

@@ -47,21 +47,30 @@ class PromotingScheduler(FixedScheduler, ABC):
         for number, level in sorted(standings.interrupted.items()):
             if purse.is_open:
                 purse.resume(study.trials[number], level)
+        self._go_on(study, purse)
+        return purse.closed()
+
+    def _go_on(self, study: Study, purse: Purse) -> None:
+        """What happens once what was interrupted goes on."""
+        standings = self._standings
         seen = self._send_on(purse, study, self._earned(standings))
-        entered = len(standings)
+        if purse.is_open and self._start(study, purse):
+            rest = (step for step in waiting(standings.brackets.values()) if step[0] not in seen)
+            self._send_on(purse, study, rest)
+
+    def _start(self, study: Study, purse: Purse) -> bool:
+        """Start what the proposer suggests; whether a slot is left because the space is exhausted."""
+        entered = len(self._standings)
 
         def enter(suggestion: Suggestion) -> bool:
             nonlocal entered
             _, levels = self._bracket_of(levels_of(study, self.eta), entered)
             level = levels[0]
-            is_in = purse.start(suggestion, level, level if _is_replanned(study) else study.problem.steps)
+            is_in = purse.start(suggestion, level, level if is_replanned(study) else study.problem.steps)
             entered += is_in
             return is_in
 
-        if purse.is_open and start_suggestions(purse, self.proposer, study, enter):
-            rest = (step for step in _waiting(standings.brackets.values()) if step[0] not in seen)
-            self._send_on(purse, study, rest)
-        return purse.closed()
+        return start_suggestions(purse, self.proposer, study, enter)
 
     @abstractmethod
     def _bracket_of(self, levels: Sequence[int], index: int) -> tuple[int, Sequence[int]]:
@@ -79,7 +88,7 @@ class PromotingScheduler(FixedScheduler, ABC):
         for entrant, level in steps:
             seen.add(entrant)
             trial = study.trials[self._standings.trial_of(entrant)]
-            if _is_replanned(study):
+            if is_replanned(study):
                 purse.start(Suggestion(trial.params, {"method": "promoted", PROMOTED_FROM: trial.number}), level, level)
             else:
                 purse.resume(trial, level)
@@ -93,7 +102,7 @@ def climb(rungs: Sequence[Rung]) -> list[tuple[int, Rung, int]]:
     return [(k, rungs[k], rungs[k + 1].level) for k in range(len(rungs) - 2, -1, -1)]
 
 
-def _waiting(brackets: Iterable[Sequence[Rung]]) -> Iterator[tuple[int, int]]:
+def waiting(brackets: Iterable[Sequence[Rung]]) -> Iterator[tuple[int, int]]:
     """All who wait at a rung, with the level of the next: the highest rung first, there the best first."""
     found = [
         (-rung.level, loss, entrant, to) for rungs in brackets for _, rung, to in climb(rungs)
@@ -102,6 +111,7 @@ def _waiting(brackets: Iterable[Sequence[Rung]]) -> Iterator[tuple[int, int]]:
     yield from ((entrant, to) for _, _, entrant, to in sorted(found))
 
 
-def _is_replanned(study: Study) -> bool:
+def is_replanned(study: Study) -> bool:
+    """Whether going on to a higher rung means to start again."""
     fidelity = study.problem.fidelity
     return fidelity is not None and fidelity.schedule == "replanned"

@@ -14,13 +14,14 @@ from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 
-from frugalbo.budget.afford import Refusal, quote
+from frugalbo.budget.afford import Quote, Refusal, quote
 from frugalbo.budget.cost import CostModel, CostPrediction, Predictor, predictor
 from frugalbo.budget.ledger import Balance
 from frugalbo.budget.price import Market
 from frugalbo.propose.base import Proposer, Suggestion, key_of
 from frugalbo.scheduler.base import Decision, Finish, Resume, Start
 from frugalbo.slot import Slot
+from frugalbo.space import Params
 from frugalbo.study import Study, Trial
 
 # How many more configurations are looked at, in turn, before none is taken for affordable.
@@ -87,6 +88,20 @@ class Purse:
         predicted = self._predict(trial.params, trial.checkpoint, until) if self.waiting else None
         return self._place(lambda slot: Resume(slot, trial.number, until), predicted, first=False)
 
+    def affords(self, params: Params, start: int, until: int) -> bool:
+        """Whether what is left would pay for a segment on some slot that no decision took."""
+        if not self._quotes:
+            return True
+        predicted = self._predict(params, start, until)
+        return any(
+            isinstance(self._quote(line[0][1], predicted, first=start == 0), Quote) for line in self._kinds.values()
+        )
+
+    def seconds(self, params: Params, start: int, until: int) -> float | None:
+        """The predicted device-seconds of a segment; None while nothing is known."""
+        predicted = self._predict(params, start, until)
+        return None if predicted is None else predicted.median_s
+
     def closed(self) -> list[Decision]:
         """The decisions; and where a slot is left because all was too dear, the cheapest of that.
 
@@ -123,14 +138,7 @@ class Purse:
     def _take(self, decision: Start | Resume, predicted: CostPrediction | None, *, first: bool) -> bool | None:
         """Decide so if that is affordable; if not, whether to ask no more of its pool."""
         if self._quotes:
-            found = quote(
-                self.balance,
-                decision.slot,
-                predicted,
-                first=first,
-                sharers=self.waiting,
-                trial_cap_s=self._trial_cap_s,
-            )
+            found = self._quote(decision.slot, predicted, first=first)
             if isinstance(found, Refusal):
                 self._refused.append((predicted.median_s if predicted else 0.0, decision))
                 # What is left of a pool's own budget is not worth a search for something cheaper each time.
@@ -139,6 +147,9 @@ class Purse:
         self.waiting -= 1
         self.decisions.append(decision)
         return None
+
+    def _quote(self, slot: Slot, predicted: CostPrediction | None, *, first: bool) -> Quote | Refusal:
+        return quote(self.balance, slot, predicted, first=first, sharers=self.waiting, trial_cap_s=self._trial_cap_s)
 
 
 def start_suggestions(purse: Purse, proposer: Proposer, study: Study, start: Callable[[Suggestion], bool]) -> bool:

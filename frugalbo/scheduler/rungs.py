@@ -38,14 +38,14 @@ class SchedulerError(FrugalError, ValueError):
     """A scheduler that does not exist, or a setting that makes no sense for one."""
 
 
-def check_eta(eta: int) -> int:
+def check_eta(eta: int, name: str = "eta") -> int:
     """`eta`, if it can be one.
 
     Raises:
         SchedulerError: If it is no whole number of at least 2.
     """
     if isinstance(eta, bool) or not isinstance(eta, int) or eta < 2:
-        raise SchedulerError(f"eta must be a whole number of at least 2, got {eta!r}")
+        raise SchedulerError(f"{name} must be a whole number of at least 2, got {eta!r}")
     return eta
 
 

@@ -1,4 +1,5 @@
 import math
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -74,10 +75,23 @@ def test_the_farther_from_the_end_the_less_a_score_says():
     assert variances == pytest.approx([1 - (2 / 32) ** 0.4, 1 - (8 / 32) ** 0.4, 0.1])
 
 
-def test_who_failed_pushes_others_up_and_has_no_score():
+def test_who_failed_stands_last_and_that_is_final():
     with_failures = standings(ladder([1.0], [2.0], [math.nan], [math.nan]))
-    assert sorted(with_failures) == [0, 1]
-    assert with_failures[1].score == pytest.approx(ndtri(1.5 / 4))
+    assert [with_failures[i].score for i in range(4)] == pytest.approx(ndtri(np.array([0.5, 1.5, 3, 3]) / 4))
+    assert [with_failures[i].variance for i in (2, 3)] == [0.1, 0.1]
+    assert with_failures[1].variance > 0.1
+
+
+def test_who_failed_later_is_behind_all_that_got_there():
+    found = standings(ladder([1.0, 5.0], [2.0, 6.0], [0.5, math.nan], [4.0]))
+    assert found[2].step == LEVELS[1]
+    assert found[2].score > found[1].score > found[0].score
+
+
+def test_a_cap_on_time_says_nothing_of_ranks():
+    study = ladder([1.0], [2.0], [math.nan])
+    study.trials[2].ends[-1] = replace(study.trials[2].ends[-1], failure=Failure.TIMEOUT)
+    assert sorted(standings(study)) == [0, 1]
 
 
 def test_where_nobody_was_held_values_are_values():

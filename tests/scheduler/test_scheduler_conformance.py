@@ -30,6 +30,11 @@ class TestAsha(SchedulerConformance):
         return rung_levels(1, problem.steps, 3)[0]
 
 
+class TestFreezeThaw(TestAsha):
+    def make(self, proposer, cost_model):
+        return make_scheduler("freeze-thaw", proposer, cost_model)
+
+
 class TestSuccessiveHalving(TestAsha):
     def make(self, proposer, cost_model):
         return make_scheduler("sh", proposer, cost_model)

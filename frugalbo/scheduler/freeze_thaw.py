@@ -1,0 +1,98 @@
+"""Freeze-thaw: many begin, few go on, and at the end what is left is for those who can still finish.
+
+Trials are held at rungs as in ASHA, but of those that arrive at one fewer go on than the rungs are apart: rungs
+are a factor of `eta` = 3 apart, and one in `keep` = 4 goes on. So more of the budget goes into looking at
+configurations, which from a model that learns from the ranks of all that were held (`frugalbo.propose.standings`) get
+better from one to the next.
+
+The answer is the trial that is best at its end, so the budget has a last part, which begins when what is left no
+longer pays for a whole trial. Then nothing new starts, and those that are held and can be paid to their ends go there
+in one segment: first, if nobody is at its end, the one that is expected to be the best there; then in the order of
+
+    index = E[improvement of the final score on the best at its end] / cost of the way to the end
+
+with the final score normal as a `Standing` has it. So a budget that pays for a whole trial has one to show. What is
+left when nobody can be paid to an end goes into segments as in ASHA.
+
+Source: Swersky, Snoek, Adams, Freeze-Thaw Bayesian Optimization, arXiv:1406.3896, for the actions and for their value
+in what the *final* answer becomes. Deviations: as long as whole trials can be paid for, ranks decide who is resumed,
+and not the improvement that a joint model of all curves expects. With a `"replanned"` fidelity nobody can be
+resumed to an end, and there is no last part.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from statistics import NormalDist
+from typing import Final
+
+from frugalbo.budget.cost import CostModel
+from frugalbo.propose.base import Proposer
+from frugalbo.scheduler.asha import AshaScheduler
+from frugalbo.scheduler.promoting import is_replanned, waiting
+from frugalbo.scheduler.purse import Purse
+from frugalbo.study import Status, Study, Trial
+
+_LATEST: Final = 8  # trials by which the cost of the next one is judged
+_NORMAL: Final = NormalDist()
+
+
+class FreezeThawScheduler(AshaScheduler):
+    """ASHA that keeps fewer, and spends the end of the budget on those who can finish."""
+
+    def __init__(
+        self,
+        proposer: Proposer,
+        cost_model: CostModel | None = None,
+        *,
+        trial_cap_s: float | None = None,
+        eta: int = 3,
+        keep: int = 4,
+    ) -> None:
+        super().__init__(proposer, cost_model, trial_cap_s=trial_cap_s, eta=eta, keep=keep)
+
+    def _go_on(self, study: Study, purse: Purse) -> None:
+        if is_replanned(study) or _pays_for_another(study, purse):
+            super()._go_on(study, purse)
+            return
+        steps = study.problem.steps
+        held = [self._standings.trial_of(entrant) for entrant, _ in waiting(self._standings.brackets.values())]
+        can = [t for n in held if purse.affords((t := study.trials[n]).params, t.checkpoint, steps)]
+        for trial in _by_index(study, purse, can):
+            if purse.is_open:
+                purse.resume(trial, steps)
+        if purse.is_open and not purse.decisions and not study.count(Status.RUNNING):
+            super()._go_on(study, purse)
+
+
+def improvement(mean: float, sd: float, best: float) -> float:
+    """By how much a normal quantity is expected to fall below `best`."""
+    z = (best - mean) / sd
+    return sd * (_NORMAL.pdf(z) + z * _NORMAL.cdf(z))
+
+
+def _pays_for_another(study: Study, purse: Purse) -> bool:
+    """Whether what is left pays for a whole trial like one of the latest."""
+    latest = range(max(0, len(study.trials) - _LATEST), len(study.trials))
+    return not latest or any(purse.affords(study.trials[n].params, 0, study.problem.steps) for n in latest)
+
+
+def _by_index(study: Study, purse: Purse, trials: Sequence[Trial]) -> list[Trial]:
+    """Held trials, the one with the highest index first."""
+    if len(trials) < 2:
+        return list(trials)
+    from frugalbo.propose.standings import standings  # scipy, some tenths of a second
+
+    steps = study.problem.steps
+    standing = standings(study) or {}
+    best = min((s.final_mean for s in standing.values() if s.step == steps), default=None)
+
+    def index(trial: Trial) -> float:
+        its = standing[trial.number]
+        if best is None:
+            return -its.final_mean
+        seconds = purse.seconds(trial.params, trial.checkpoint, steps)
+        return improvement(its.final_mean, math.sqrt(its.variance), best) / (seconds or 1.0)
+
+    return sorted(trials, key=index, reverse=True)

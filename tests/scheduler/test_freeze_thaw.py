@@ -1,0 +1,141 @@
+import math
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from ladders import COST, Numbered, make_problem, play, sent_to, simulate_with
+from scipy.integrate import quad
+from scipy.stats import norm
+
+from frugalbo.budget.amounts import Budget, Cost
+from frugalbo.budget.ledger import Ledger
+from frugalbo.propose.standings import standings
+from frugalbo.scheduler import SchedulerError, make_scheduler
+from frugalbo.scheduler.asha import AshaScheduler
+from frugalbo.scheduler.base import Resume, Start
+from frugalbo.scheduler.freeze_thaw import FreezeThawScheduler, improvement
+from frugalbo.slot import Slot
+from frugalbo.study import Ended, Failure, Outcome, Reported, Started, Study
+
+SLOT = Slot("cpu:0", "cpu", 0)
+LEVELS = (1, 3, 9, 27)
+
+
+def study_of(*curves, budget=1000.0, spent=0.0):
+    """Trial i was held at the first `len(curves[i])` of the levels, with these losses; nan fails."""
+    study = Study(make_problem(27), Ledger(Budget(device_seconds=budget)))
+    for i, curve in enumerate(curves):
+        start = 0
+        for segment, (level, loss) in enumerate(zip(LEVELS, curve, strict=False)):
+            used = Cost(device_seconds=spent) if i == segment == 0 else Cost()
+            study.apply(Started(i, segment, {"x": i / 997}, start, level, 27, used, "cpu:0", 0.0))
+            if math.isnan(loss):
+                study.apply(Ended(i, segment, Outcome.FAILED, used, 1.0, 0, Failure.DIVERGED))
+                break
+            study.apply(Reported(i, segment, level, {"loss": loss}, 1.0))
+            outcome = Outcome.COMPLETED if level == 27 else Outcome.PAUSED
+            study.apply(Ended(i, segment, outcome, used, 1.0, level))
+            start = level
+    return study
+
+
+def decide(study, slots=(SLOT,), **settings):
+    scheduler = FreezeThawScheduler(Numbered(), COST, **settings)
+    return scheduler.decide(study, study.ledger.balance(), slots)
+
+
+def segments(study):
+    return sorted((s.at, t.number, s.start, s.until) for t in study.trials.values() for s in t.starts)
+
+
+@pytest.mark.parametrize(("eta", "seed"), [(3, 0), (4, 1)])
+def test_with_one_factor_for_both_it_is_asha_until_the_last_part(eta, seed):
+    budget, ours, asha = 400, [], []
+    for into, make in ((ours, FreezeThawScheduler), (asha, AshaScheduler)):
+        settings = {"keep": eta} if make is FreezeThawScheduler else {}
+        scheduler = make(Numbered(), COST, eta=eta, **settings)
+        into += segments(play(scheduler, make_problem(27), budget=budget, simulate=simulate_with(seed, 0.1))[0])
+    whole = [entry for entry in asha if budget - entry[0] >= 27]
+    assert ours[: len(whole)] == whole
+    assert len(whole) > 50
+    assert ours != asha  # the last part is another
+
+
+def test_of_four_that_arrived_one_goes_on():
+    assert isinstance(decide(study_of([1.0], [2.0], [3.0]))[0], Start)
+    assert decide(study_of([4.0], [2.0], [1.0], [3.0]))[0] == Resume(SLOT, 2, 3)
+
+
+def test_nothing_starts_that_could_not_be_paid_to_its_end():
+    curves = [4.0], [2.0], [1.0, 0.9], [3.0]
+    assert isinstance(decide(study_of(*curves, budget=100, spent=73.0))[0], Start)
+    (decision,) = decide(study_of(*curves, budget=100, spent=73.5))
+    assert decision == Resume(SLOT, 2, 27)  # in one segment
+
+
+def test_who_cannot_be_paid_to_the_end_makes_way_for_who_can():
+    # 20 are left: from level 9 it takes 18 to the end, from level 3 24.
+    (decision,) = decide(study_of([4.0, 3.0, 2.0], [1.0, 0.5], [5.0], [6.0], budget=100, spent=80.0))
+    assert decision == Resume(SLOT, 0, 27)
+
+
+def test_what_pays_for_nobodys_end_goes_into_segments():
+    (decision,) = decide(study_of([4.0], [2.0], [1.0], [3.0], budget=100, spent=90.0))
+    assert decision == Resume(SLOT, 2, 3)
+    (decision,) = decide(study_of([4.0], [2.0], [1.0], [3.0], budget=100, spent=99.0))
+    assert isinstance(decision, Start)
+
+
+def test_what_runs_is_awaited_before_the_rest_is_spent():
+    study = study_of([4.0], [2.0], [1.0], [3.0], budget=100, spent=64.0)
+    study.apply(Started(2, 1, {"x": 2 / 997}, 1, 27, 27, Cost(device_seconds=26.0), "cpu:1", 2.0))
+    assert decide(study) == []
+
+
+def test_the_last_part_goes_by_improvement_per_cost():
+    study = study_of([1.0, 1.0, 1.0, 1.0], [1.1, 1.1, 1.1], [1.2, 0.2], [2.0, 2.0], [9.0], budget=100, spent=75.0)
+    score = standings(study)
+    best, steps = score[0].final_mean, {1: 18, 2: 24, 3: 24, 4: 26}
+    index = {
+        i: improvement(score[i].final_mean, math.sqrt(score[i].variance), best) / cost
+        for i, cost in steps.items() if cost <= 25
+    }  # fmt: skip
+    (decision,) = decide(study)
+    assert decision == Resume(SLOT, max(index, key=index.get), 27)
+
+
+@given(st.floats(-3, 3), st.floats(0.1, 2), st.floats(-3, 3))
+def test_the_improvement_is_an_integral(mean, sd, best):
+    found = quad(lambda y: (best - y) * norm.pdf(y, mean, sd), min(best, mean) - 12 * sd, best)[0]
+    assert improvement(mean, sd, best) == pytest.approx(found, abs=1e-6)
+
+
+@settings(max_examples=10, deadline=None)
+@given(st.integers(28, 200), st.integers(0, 9))
+def test_a_budget_for_one_whole_trial_has_one_to_show(budget, seed):
+    study, _ = play(
+        make_scheduler("freeze-thaw", Numbered(), COST), make_problem(27), budget=budget, simulate=simulate_with(seed)
+    )
+    assert sent_to(study)[27]
+    assert study.compared_at() == 27
+
+
+def test_failed_trials_are_counted_among_those_that_arrived():
+    nan = math.nan
+    assert isinstance(decide(study_of([1.0], [nan], [nan]))[0], Start)
+    assert decide(study_of([1.0], [nan], [nan], [nan]))[0] == Resume(SLOT, 0, 3)
+
+
+def test_a_replanned_run_has_no_last_part():
+    problem = make_problem(9, schedule="replanned")
+    runs = [
+        segments(play(scheduler, problem, budget=100)[0])
+        for scheduler in (FreezeThawScheduler(Numbered(), COST), AshaScheduler(Numbered(), COST, keep=4))
+    ]
+    assert runs[0] == runs[1]
+
+
+@pytest.mark.parametrize("keep", [1, 2.5, True])
+def test_keep_is_a_whole_number(keep):
+    with pytest.raises(SchedulerError, match="keep must be a whole number of at least 2"):
+        FreezeThawScheduler(Numbered(), COST, keep=keep)
