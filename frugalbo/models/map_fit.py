@@ -65,7 +65,8 @@ class _Task:
     prior: tuple[float, float]
     searched: NDArray[np.bool_]
     family: Family
-    noise: Array | None  # variances, n, if they are given; theta's last entry then has no say
+    noise: Array | None  # variances, n, if they are given
+    fits_noise: bool  # whether theta's last entry has a say: the noise, or what is added to a given one
 
 
 def fit_map(
@@ -78,6 +79,7 @@ def fit_map(
     max_iterations: int = 40,
     kernel: Family = "matern52",
     noise: Array | None = None,
+    more_noise: bool = False,
     start: Hyperparameters | None = None,
     check: Callable[[], None] = lambda: None,
 ) -> Hyperparameters:
@@ -94,6 +96,7 @@ def fit_map(
         max_iterations: Of each descent.
         kernel: The kernel's family.
         noise: Variance of each outcome's noise, n, if it is known; else one for all is fitted.
+        more_noise: Whether a known noise is only a part of it, and the rest, one for all, is fitted too.
         start: What an earlier fit found, to go on from: one short descent. Where few points are known, fixed starts are
             the surer way, as the likelihood has several maxima.
         check: Called before each evaluation; what it raises ends the fit.
@@ -101,16 +104,17 @@ def fit_map(
     rows = _coarse_rows(y)
     d = X.shape[1]
     if start is not None:
-        task = _task(X, y, categorical, prior, groups, kernel, noise)
+        task = _task(X, y, categorical, prior, groups, kernel, noise, more_noise)
         return _found(task, [_descend(task, _theta(start), max_iterations // 2, check)])
     median, short = prior[0], math.log(0.3 * math.sqrt(d))
     extra = [location for location, _ in _COUNTS_PRIOR] if groups else []
     starts = [np.array([*[level] * d, *extra, math.log(noise)]) for level, noise in ((median, 0.02), (short, 0.005))]
-    task = _task(X[rows], y[rows], categorical, prior, groups, kernel, None if noise is None else noise[rows])
+    coarse = None if noise is None else noise[rows]
+    task = _task(X[rows], y[rows], categorical, prior, groups, kernel, coarse, more_noise)
     fits = [_descend(task, start, max_iterations, check) for start in starts]
     if len(rows) < len(y):
         # The best fit of some points starts the fit of all, which then needs few steps.
-        task = _task(X, y, categorical, prior, groups, kernel, noise)
+        task = _task(X, y, categorical, prior, groups, kernel, noise, more_noise)
         best = min(fits, key=lambda fit: fit[0])
         fits = [_descend(task, best[1], max_iterations // 3, check)]
     return _found(task, fits)
@@ -133,7 +137,7 @@ def _found(task: _Task, fits: list[tuple[float, Array, int, str]]) -> Hyperparam
     lengthscales = np.where(task.searched, np.exp(theta[:d]), math.exp(task.prior[0]))
     total = evaluations + sum(fit[2] for fit in fits if fit[1] is not theta)
     counts = None if task.C is None else (_sigmoid(float(theta[d + 1])), math.exp(theta[d]))
-    fitted_noise = math.exp(theta[-1]) if task.noise is None else float(task.noise.mean())
+    fitted_noise = math.exp(theta[-1]) if task.fits_noise else float(np.mean(task.noise))
     return Hyperparameters(lengthscales, fitted_noise, mean, -value, total, problem, counts)
 
 
@@ -146,9 +150,10 @@ def log_posterior(
     groups: Sequence[Group] = (),
     kernel: Family = "matern52",
     noise: Array | None = None,
+    more_noise: bool = False,
 ) -> tuple[float, Array, float]:
     """Log likelihood plus log priors (up to constants of theta), its gradient, and the optimal mean."""
-    task = _task(X, y, categorical, prior, groups, kernel, noise)
+    task = _task(X, y, categorical, prior, groups, kernel, noise, more_noise)
     value, gradient, mean = _negative_log_posterior(theta, task)
     return -value, -gradient, mean
 
@@ -175,6 +180,7 @@ def _task(
     groups: Sequence[Group],
     kernel: Family,
     noise: Array | None,
+    more_noise: bool,
 ) -> _Task:
     n, d = X.shape
     D = np.empty((d, n * n))
@@ -186,13 +192,14 @@ def _task(
         c = np.concatenate([group.counts(torch.from_numpy(X)).numpy() for group in groups], axis=1)
         C = ((c[:, None] - c[None]) ** 2).sum(-1).ravel()
         alone[[i for group in groups for i in group.dims]] = False
-    return _Task(D, C, alone, y, prior, np.asarray(D.any(axis=1)), kernel, noise)
+    fits_noise = noise is None or more_noise
+    return _Task(D, C, alone, y, prior, np.asarray(D.any(axis=1)), kernel, noise, fits_noise)
 
 
 def _descend(
     task: _Task, start: Array, max_iterations: int, check: Callable[[], None]
 ) -> tuple[float, Array, int, str]:
-    noise = tuple(math.log(v) for v in NOISE_BOUNDS) if task.noise is None else (start[-1], start[-1])
+    noise = tuple(math.log(v) for v in NOISE_BOUNDS) if task.fits_noise else (start[-1], start[-1])
     extra = _COUNTS_BOUNDS if task.C is not None else ()
     bounds = [*[(math.log(SMALLEST_LENGTHSCALE), math.log(_LONGEST))] * len(task.D), *extra, noise]
 
@@ -215,7 +222,7 @@ def _descend(
 
 def _negative_log_posterior(theta: Array, task: _Task) -> tuple[float, Array, float]:
     n, d = len(task.y), len(task.D)
-    noise = math.exp(theta[-1]) if task.noise is None else task.noise
+    noise = (math.exp(theta[-1]) if task.fits_noise else 0.0) + (0.0 if task.noise is None else task.noise)
     flat, pull_back = _covariance(theta, task)
     flat[:: n + 1] += noise
     K = flat.reshape(n, n).T  # symmetric; in the order that LAPACK takes without a copy
@@ -234,10 +241,10 @@ def _negative_log_posterior(theta: Array, task: _Task) -> tuple[float, Array, fl
     trace = float(a @ a) - float(np.trace(inverse))
     inverse *= -2
     inverse += np.outer(a, a)
-    by_noise = math.exp(theta[-1]) * trace if task.noise is None else 0.0
+    by_noise = math.exp(theta[-1]) * trace if task.fits_noise else 0.0
     gradient = -0.5 * np.append(pull_back(inverse.ravel(order="K")), by_noise)
     # Log-normal priors of lengthscales and noise, as densities of the values, not of their logarithms.
-    fitted = [(slice(0, d), task.prior)] + ([(slice(-1, None), NOISE_PRIOR)] if task.noise is None else [])
+    fitted = [(slice(0, d), task.prior)] + ([(slice(-1, None), NOISE_PRIOR)] if task.fits_noise else [])
     for at, (location, scale) in fitted:
         z = (theta[at] - location) / scale
         value += float((0.5 * z * z + theta[at]).sum())

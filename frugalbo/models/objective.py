@@ -258,6 +258,7 @@ def fit_objective(
     kernel: Family = "matern52",
     outcome: Transform | None = None,
     noise: ArrayLike | None = None,
+    more_noise: bool = False,
     start: Hyperparameters | None = None,
     check: Callable[[], None] = lambda: None,
 ) -> Objective:
@@ -273,6 +274,7 @@ def fit_objective(
         outcome: What the model sees of the losses; by default `Outcome.of(losses)`.
         noise: The variance of the noise of each loss, n, or of all, if it is known; else it is fitted. The model sees
             it through the slope of the outcome's transform, and as at least a millionth of the variance of all.
+        more_noise: Whether the noise that is known is only a part of it, and the rest is fitted too.
         start: The `fit` of an earlier model of the same space, from which to go on; see `fit_map`.
         check: Called often during the fit; what it raises ends it.
 
@@ -284,9 +286,12 @@ def fit_objective(
     y = outcome(losses)
     dims = max(1, points.shape[1] if searched is None else searched)
     prior, seen = lengthscale_prior(dims), None if noise is None else _seen_noise(noise, losses, outcome)
-    found = fit_map(points, y, tuple(categorical), prior, groups, kernel=kernel, noise=seen, start=start, check=check)
+    found = fit_map(
+        points, y, tuple(categorical), prior, groups,
+        kernel=kernel, noise=seen, more_noise=more_noise, start=start, check=check,
+    )  # fmt: skip
     train_X, train_Y = torch.from_numpy(points), torch.from_numpy(y).unsqueeze(-1)
-    given = None if seen is None else torch.from_numpy(seen)
+    given = None if seen is None else torch.from_numpy(seen + found.noise if more_noise else seen)
     model = ObjectiveGP(train_X, train_Y, categorical, dims, groups, kernel, given)
     model.set_hyperparameters(found)
     return Objective(model, outcome, found)

@@ -53,6 +53,15 @@ class Outcome:
         std = float(t.std(ddof=1)) if len(t) > 1 else 0.0
         return cls(rough.pivot, rough.spread, float(t.mean()), std if std > 1e-9 else 1.0)
 
+    @classmethod
+    def linear(cls, losses: ArrayLike) -> Outcome:
+        """As `of`, but with all losses in true proportion, for what has no heavy tail."""
+        found, y = cls.of(losses), np.asarray(losses, dtype=np.float64)
+        rough = cls(float(y.max()), found.spread, 0.0, 1.0)
+        t = rough(y)
+        std = float(t.std(ddof=1)) if len(t) > 1 else 0.0
+        return cls(rough.pivot, rough.spread, float(t.mean()), std if std > 1e-9 else 1.0)
+
     def __call__(self, losses: ArrayLike) -> NDArray[np.float64]:
         """What the model sees of `losses`."""
         y = np.clip(np.asarray(losses, dtype=np.float64), -_HUGE, _HUGE)

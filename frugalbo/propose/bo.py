@@ -47,7 +47,7 @@ from threadpoolctl import ThreadpoolController
 
 from frugalbo.acquisition.automatic import pick
 from frugalbo.acquisition.hard_budget import HardBudget
-from frugalbo.acquisition.registry import ACQUISITIONS, SLATES, Chosen, choose, choose_slate
+from frugalbo.acquisition.registry import ACQUISITIONS, SLATES, Chosen, Situation, choose, choose_slate
 from frugalbo.budget.afford import seconds_left
 from frugalbo.budget.cost import CostModel
 from frugalbo.budget.worth import MinGain
@@ -57,12 +57,13 @@ from frugalbo.propose.deadline import Check, Deadline, OutOfTime
 from frugalbo.propose.evidence import Evidence
 from frugalbo.propose.fit import COARSE, CONFIDENCE, Fitter
 from frugalbo.propose.initial import InitialDesign, initial_trials
-from frugalbo.propose.maximise import Allowed, Found, best_new, make_pool, maximise
+from frugalbo.propose.listed import Listed
+from frugalbo.propose.maximise import Allowed, Found, best_new, evaluate, make_pool, maximise
 from frugalbo.propose.points import Points
 from frugalbo.propose.prediction import predicted
 from frugalbo.propose.sobol import SobolProposer
 from frugalbo.propose.worth import Worth
-from frugalbo.space import Space
+from frugalbo.space import Params, Space
 from frugalbo.study import Study, Trial
 
 Array = NDArray[np.float64]
@@ -92,6 +93,7 @@ class BayesianProposer:
         min_gain: The price at which nothing is worth suggesting any more; suggestions say so.
         model_of: The most observations that a model is of; of more, a subset is chosen.
         time_limit_s: What one call of `propose` may take, give or take a step of the arithmetic.
+        among: The only configurations there are, as on recorded trials; by default all of the space.
     """
 
     def __init__(
@@ -107,6 +109,7 @@ class BayesianProposer:
         min_gain: MinGain | None = None,
         model_of: int = MODEL_OF,
         time_limit_s: float = TIME_LIMIT_S,
+        among: Sequence[Params] | None = None,
     ) -> None:
         if method != "auto" and method not in ACQUISITIONS:
             raise ValueError(f"expected 'auto' or an acquisition, one of {', '.join(ACQUISITIONS)}; got {method!r}")
@@ -127,8 +130,9 @@ class BayesianProposer:
         self.model_of = model_of
         self.time_limit_s = time_limit_s
         self._fit = Fitter(method, alpha, cost, hard_budget, feasibility, min_gain, model_of, seed)
-        self._design = InitialDesign(seed=seed, cost=cost)
-        self._sobol = SobolProposer(seed=seed)
+        self._among = None if among is None else Listed(among, seed=seed)
+        self._design = self._among or InitialDesign(seed=seed, cost=cost)
+        self._sobol = self._among or SobolProposer(seed=seed)
         self._prepared: tuple[Space, Suggestion] | None = None
 
     def propose(self, study: Study, n: int) -> Sequence[Suggestion]:
@@ -208,19 +212,20 @@ class BayesianProposer:
         worth, not_worth = Worth.of(self.min_gain, study, evidence.losses, self._initial(study)), ""
         pending, tried = evidence.pending, evidence.tried
         suggestions: list[Suggestion] = []
-        pool, slate = self._pool(evidence, number), None
+        pool, slate = self._pool(study, evidence, number), None
         for i in range(number, number + n):
             if slate is None and i > number:
-                pool = self._pool(evidence, i)
+                pool = self._pool(study, evidence, i)
             if not len(pool):
                 yield from self._rest(study, suggestions, n, "no point of the pool meets the known constraints")
                 return
             distance = np.repeat([_DISTANCE, _DISTANCE_PENDING], [len(tried), len(pending)])
-            search = _Search(evidence.points, pool, np.concatenate([tried, pending]), distance)
+            known = np.concatenate([tried, pending])
+            search = _Search(evidence.points, pool, known, distance, is_listed=self._among is not None)
             situation = models.situation(pool, pending, left_s, self.seed + i, trials_left - (i - number))
             if slate is None and n > 1 and self.method in SLATES:
                 slate = choose_slate(self.method, situation, n)
-            method, because = pick(situation) if self.method == "auto" else (self.method, "")
+            method, because = self._picked(situation, evidence)
             chosen = slate or choose(method, situation)
             best, affordable = search.best(chosen, situation.hard_budget, deadline.check)
             if best is None:
@@ -248,7 +253,8 @@ class BayesianProposer:
             }
             if because:
                 _LOG.info("trial %d is chosen by %s, because %s", i, method, because)
-            suggestions.append(Suggestion(space.decode(best.u), _said(why), not_worth))
+            params = space.decode(best.u) if self._among is None else self._among.at(study, best.u)
+            suggestions.append(Suggestion(params, _said(why), not_worth))
             yield suggestions[-1]
             if not affordable:
                 yield from self._rest(study, suggestions, n, "what is left pays for no other trial")
@@ -259,10 +265,20 @@ class BayesianProposer:
             u = space.encode(suggestions[-1].params)[None]
             pending, tried = np.concatenate([pending, u]), np.concatenate([tried, u])
 
+    def _picked(self, situation: Situation, evidence: Evidence) -> tuple[str, str]:
+        if self.method != "auto":
+            return self.method, ""
+        method, because = pick(situation)
+        if evidence.is_ranked and method != "pbgi":
+            return "ei", "trials are held on their way, so results are ranks, and costs hardly differ"
+        return method, because
+
     def _initial(self, study: Study) -> int:
         return initial_trials(study.problem) if self.initial is None else self.initial
 
-    def _pool(self, evidence: Evidence, number: int) -> Array:
+    def _pool(self, study: Study, evidence: Evidence, number: int) -> Array:
+        if self._among is not None:
+            return self._among.left(study)
         return make_pool(evidence.points, evidence.best(_ANCHORS), np.random.default_rng([self.seed, number]))
 
     def _rest(self, study: Study, suggestions: list[Suggestion], n: int, reason: str) -> list[Suggestion]:
@@ -279,6 +295,7 @@ class _Search:
     pool: Array
     known: Array
     distance: Array
+    is_listed: bool = False  # whether the pool is all that there is
 
     def best(self, chosen: Chosen, budget: HardBudget | None, check: Check) -> tuple[Found | None, bool]:
         """The best point that is new, and whether it is affordable; none that is not, if any is."""
@@ -290,6 +307,9 @@ class _Search:
         return found, found is not None and bool(budget.allows(found.u[None])[0])
 
     def _best(self, chosen: Chosen, allowed: Allowed | None, check: Check) -> Found | None:
+        if chosen.on_pool is None and self.is_listed:
+            values = evaluate(chosen.value, self.pool)
+            return best_new(self.points, self.pool, values, self.known, self.distance, allowed)
         if chosen.on_pool is None:
             return maximise(chosen.value, self.points, self.pool, self.known, self.distance, allowed, check)
         values = chosen.on_pool.numpy()

@@ -23,6 +23,7 @@ from frugalbo.models.feasibility import FeasibilityGP
 from frugalbo.models.kernel import Group
 from frugalbo.models.map_fit import Hyperparameters
 from frugalbo.models.objective import Objective, fit_objective
+from frugalbo.models.outcome import Outcome
 from frugalbo.propose.evidence import Evidence
 from frugalbo.propose.local import CENTRES, nearest_and_spread, subset
 from frugalbo.study import Study
@@ -104,7 +105,11 @@ class Fitter:
         if COARSE < len(X) == len(evidence.X):  # of fewer, fixed starts are the surer way; a subset has no first ones
             start = _fit_of_first(_power_below(len(X)), X, losses, noise, categorical, searched, tuple(groups))
             check()
-        objective = fit_objective(X, losses, categorical, searched, groups, noise=noise, start=start, check=check)
+        ranked = Outcome.linear(losses) if evidence.is_ranked else None
+        objective = fit_objective(
+            X, losses, categorical, searched, groups,
+            outcome=ranked, noise=noise, more_noise=evidence.is_ranked, start=start, check=check,
+        )  # fmt: skip
         if objective.fit.problem:
             raise np.linalg.LinAlgError(objective.fit.problem)
         centres, feasibility = evidence.best(CENTRES), None

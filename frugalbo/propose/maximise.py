@@ -73,7 +73,7 @@ def maximise(
     if not len(pool):
         return None
     check()
-    seen, values = [pool], [_evaluate(acquisition, pool)]
+    seen, values = [pool], [evaluate(acquisition, pool)]
     starts = _starts(points, pool, values[0])
     problem = "" if len(starts) else "the acquisition is not a number anywhere in the pool"
 
@@ -139,7 +139,8 @@ def make_pool(points: Points, anchors: Array, rng: np.random.Generator) -> Array
     return rng.permutation(np.unique(np.concatenate(parts), axis=0))
 
 
-def _evaluate(acquisition: Acquisition, U: Array) -> Array:
+def evaluate(acquisition: Acquisition, U: Array) -> Array:
+    """The values of an acquisition at points, m x d; shape m."""
     with torch.no_grad():
         blocks = torch.from_numpy(U).unsqueeze(-2).split(_BLOCK)
         return torch.cat([acquisition(block) for block in blocks]).numpy()
@@ -167,7 +168,7 @@ def _sweep(
         others = points.neighbours(u)
         groups.append(np.concatenate([u[None], others[points.feasible(others)]]))
     U = np.concatenate(groups)
-    value = _evaluate(acquisition, U)
+    value = evaluate(acquisition, U)
     seen.append(U)
     values.append(value)
     best, first = [], 0
@@ -213,7 +214,7 @@ def _climb(
     U = U[points.feasible(U)]
     if len(U):
         seen.append(U)
-        values.append(_evaluate(acquisition, U))
+        values.append(evaluate(acquisition, U))
     reached = points.snap(ends)
     ok = points.feasible(reached)
     return np.where(ok[:, None], reached, starts), problem

@@ -164,3 +164,32 @@ def test_a_standard_error_is_stored_with_the_problem_and_must_be_another_metric(
     assert fb.Problem.from_json(old).objective == fb.Maximize("score")
     with pytest.raises(fb.ProblemError, match="another metric"):
         fb.Minimize("loss", sem="loss")
+
+
+def test_a_part_of_the_noise_that_nobody_told_is_learned():
+    X, losses, rng = _drawn(41)
+    losses = losses + 0.5 * rng.standard_normal(41)
+    told = np.full(41, 0.01)
+    only, more = (fit_objective(X, losses, (), noise=told, more_noise=m) for m in (False, True))
+    points = torch.from_numpy(X).unsqueeze(-2)
+    spread = [np.std(f.model.posterior(points).mean.numpy().ravel() - f.outcome(losses)) for f in (only, more)]
+    assert spread[1] > 1.5 * spread[0]  # what is not told is not taken for the function
+    seen = told * more.outcome.slope(more.outcome.inverse(0.0)) ** 2
+    assert float(more.model.noise) == pytest.approx(float(seen[0]) + more.fit.noise, rel=0.2)
+
+
+def test_the_gradient_of_learned_noise_on_top_of_given_is_that_of_the_function():
+    X, losses, rng = _drawn()
+    y, noise = Outcome.of(losses)(losses), rng.choice(LOW_HIGH, len(X))
+    theta = np.array([0.3, -0.7, -2.0])
+    gradient = log_posterior(X, y, (), lengthscale_prior(2), theta, noise=noise, more_noise=True)[1]
+    for i in range(3):
+        step = np.eye(3)[i] * 1e-5
+        up, down = (
+            log_posterior(X, y, (), lengthscale_prior(2), theta + s, noise=noise, more_noise=True)[0]
+            for s in (step, -step)
+        )
+        assert gradient[i] == pytest.approx((up - down) / 2e-5, abs=1e-5)
+    # Nothing told and something learned is what is learned without being told.
+    same = log_posterior(X, y, (), lengthscale_prior(2), theta, noise=np.zeros(len(X)), more_noise=True)[0]
+    assert same == pytest.approx(log_posterior(X, y, (), lengthscale_prior(2), theta)[0])

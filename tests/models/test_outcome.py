@@ -51,3 +51,12 @@ def test_a_few_good_values_among_many_diverged_ones_stay_apart():
 
 def test_equal_losses_are_zeros():
     assert Outcome.of([2.0, 2.0, 2.0])([2.0, 2.0, 2.0]).tolist() == [0.0, 0.0, 0.0]
+
+
+def test_in_true_proportion_it_is_the_standard_score():
+    losses = np.array([-2.0, 0.5, 0.0, 7.0, 1.0])
+    found = Outcome.linear(losses)
+    assert found(losses) == pytest.approx((losses - losses.mean()) / losses.std(ddof=1))
+    assert found.slope(losses) == pytest.approx(np.full(5, 1 / losses.std(ddof=1)))
+    assert found.inverse(float(found(losses)[3])) == pytest.approx(7.0)
+    assert Outcome.linear([3.0, 3.0])([3.0]) == pytest.approx([0.0])
