@@ -240,8 +240,8 @@ class Study:
 
     Who decides often need not look at all trials each time: `changed` says which ones events were about since
     a `revision`, and `with_status` knows its trials without a search. `speeds` are those of the pools in which
-    segments have started, `taken` says how many segments were interrupted in each, and for how many seconds
-    segments ran there.
+    segments have started. `settled` names the segments that have ended, in their order, by trial and number;
+    `taken` says how many of them were interrupted in each pool, and for how many seconds segments ran there.
     """
 
     def __init__(self, problem: Problem, ledger: Ledger | None = None) -> None:
@@ -249,6 +249,7 @@ class Study:
         self.ledger = ledger
         self.trials: dict[int, Trial] = {}
         self.speeds: dict[str, float] = {}
+        self.settled: list[tuple[int, int]] = []
         self.taken: dict[str, tuple[int, float]] = {}
         self.revision = 0  # the events so far
         self._last_change: dict[int, int] = {}  # trial -> revision, the latest change at the end
@@ -280,6 +281,7 @@ class Study:
                 if self.ledger:
                     self.ledger.settle((event.trial, event.segment), event.used)
                 trial.ends.append(event)
+                self.settled.append((event.trial, event.segment))
                 self._note_taken(trial.starts[-1], event)
                 self._set_status(trial, _AFTER[event.outcome])
         self.revision += 1

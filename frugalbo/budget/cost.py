@@ -3,6 +3,12 @@
 What is learned is a Gaussian process of the log of seconds (`frugalbo.budget.cost_process`). Here is what it
 learns from: the segments that have ended. A segment that ran into its cap says that it costs at
 least that.
+
+A fit takes some milliseconds, and a run on a thousand devices asks a thousand times as often. So the model is
+fitted to each of the first segments, then each time there are a twentieth more of them, and at once when
+one ran into its cap, which says that the model was wrong. In between it is that of the segments until then. Of many
+segments it sees some, evenly chosen from all. When it is fitted, and to what, is a function of the study alone.
+Budgets do not depend on it: they are kept by holds and caps.
 """
 
 from __future__ import annotations
@@ -30,6 +36,9 @@ Array = NDArray[np.float64]
 
 _SHORTEST_S: Final = 1e-6  # clocks: a segment never costs nothing
 _EXACT_SIGMA: Final = 1e-3  # of a formula that is taken as it is
+_EACH: Final = 40  # segments to each of which the model is fitted
+_MORE: Final = 1.05  # then to so many times as many
+_MOST: Final = 400  # segments that it sees
 
 
 @dataclass(frozen=True, slots=True)
@@ -156,32 +165,60 @@ def predictor(model: CostModel, study: Study) -> Predictor:
     return lambda params, start, until: model.predict(study, params, start, until)
 
 
-_fitted: WeakKeyDictionary[Study, tuple[tuple[bytes, ...] | None, FittedCost | None]] = WeakKeyDictionary()
+@dataclass(slots=True)
+class _Fit:
+    """The model of a study's first segments.
+
+    Args:
+        looked: How many of the segments that have ended were looked at.
+        upto: How many of them it is fitted to, or chosen from.
+    """
+
+    looked: int = 0
+    upto: int = -1
+    model: FittedCost | None = None
+
+
+_fitted: WeakKeyDictionary[Study, _Fit] = WeakKeyDictionary()
 
 
 def fit_cost(study: Study) -> FittedCost | None:
-    """The cost model of all ended segments and what the problem states; None if there is nothing to learn from.
+    """The cost model of ended segments and what the problem states; None if there is nothing to learn from.
 
-    Who asks again about the same segments of the same study gets the same model.
+    Who asks again before the next fit is due gets the same model.
     """
-    data = _segments(study)
-    key = None if data is None else tuple(column.tobytes() for column in data)
-    if study not in _fitted or _fitted[study][0] != key:
-        _fitted[study] = key, fit_process(study.problem, data)
-    return _fitted[study][1]
+    fit = _fitted.setdefault(study, _Fit())
+    due = max(0, fit.upto)
+    for n in range(fit.looked + 1, len(study.settled) + 1):
+        if _is_due(n, study):
+            due = n
+    fit.looked = len(study.settled)
+    if due > fit.upto:
+        fit.upto, fit.model = due, fit_process(study.problem, _segments(study, due))
+    return fit.model
 
 
-def _segments(study: Study) -> Segments | None:
-    """What the ended segments say of seconds."""
+def _is_due(n: int, study: Study) -> bool:
+    """Whether the model is fitted to the first `n` segments that have ended."""
+    if n <= _EACH or int(math.log(n) / math.log(_MORE)) > int(math.log(n - 1) / math.log(_MORE)):
+        return True
+    trial, segment = study.settled[n - 1]
+    return study.trials[trial].ends[segment].failure == Failure.TIMEOUT
+
+
+def _segments(study: Study, n: int) -> Segments | None:
+    """What the first `n` segments that have ended say of seconds; of many of them, some."""
+    chosen = range(n) if n <= _MOST else np.linspace(0, n - 1, _MOST).astype(int).tolist()
     rows: list[tuple[Array, float, float, bool]] = []
-    for trial in study.trials.values():
-        u = study.problem.space.encode(trial.params)
-        for started, ended, reached in zip(trial.starts, trial.ends, trial.reached, strict=False):
-            seconds = max(_SHORTEST_S, ended.used.device_seconds * started.speed)
-            if ended.outcome in (Outcome.COMPLETED, Outcome.PAUSED):
-                rows.append((u, started.until - started.start, seconds, False))
-            elif ended.used.device_seconds > 0 and (row := _unfinished(started, ended, reached)) is not None:
-                rows.append((u, *row))
+    for trial, segment in sorted(study.settled[i] for i in chosen):
+        found = study.trials[trial]
+        u = study.problem.space.encode(found.params)
+        started, ended, reached = found.starts[segment], found.ends[segment], found.reached[segment]
+        seconds = max(_SHORTEST_S, ended.used.device_seconds * started.speed)
+        if ended.outcome in (Outcome.COMPLETED, Outcome.PAUSED):
+            rows.append((u, started.until - started.start, seconds, False))
+        elif ended.used.device_seconds > 0 and (row := _unfinished(started, ended, reached)) is not None:
+            rows.append((u, *row))
     if not rows:
         return None
     U, steps, seconds, at_least = zip(*rows, strict=True)

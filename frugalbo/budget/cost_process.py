@@ -224,39 +224,44 @@ def _families(settings: list[_Setting], features: Features, phi: Array) -> list[
 
 def _posterior(families: list[_Family], startup_s: float | None, steps: Array, seconds: Array) -> list[Component]:
     """The grid of priors, start-up and sigma, with the weight and the regression of each."""
-    n = len(steps)
-    sigma2 = np.square(_SIGMA)[:, None]  # S x 1
-    log_sigma_prior = np.log(_SIGMA_PRIOR)
-    startups = []
-    for startup, prior, jacobian in _startups(startup_s, float(seconds.min())):
-        rest = seconds - startup
-        # A change of variables from log rest to seconds.
-        startups.append(
-            (startup, np.log(rest / steps), jacobian - float(np.log(rest / seconds).sum()) + math.log(prior))
-        )
-    scored: list[tuple[float, Component]] = []
+    sigma2 = np.square(_SIGMA)  # S
+    startups = _startups(startup_s, float(seconds.min()))
+    rest = seconds - np.array([startup for startup, _, _ in startups])[:, None]  # T x n
+    log_rest = np.log(rest / steps)
+    # A change of variables from log rest to seconds.
+    log_prior = np.array([math.log(prior) + jacobian for _, prior, jacobian in startups])
+    log_prior = log_prior - np.log(rest / seconds).sum(axis=1)  # T
+    targets: dict[int, tuple[Array, Array]] = {}  # by setting: what its regression is to explain, T x n, and the levels
+    scored = []
     for family in families:
         setting = family.setting
-        precision = 1 / (family.values + sigma2)  # S x (p + r)
-        log_det = np.log1p(family.values / sigma2).sum(axis=1) + n * np.log(sigma2[:, 0])
-        for startup, log_rest, log_prior in startups:
-            y = log_rest - family.fixed
-            level = float(np.median(y)) if setting.level is None else setting.level
-            y = y - level
-            z = y @ family.rotated  # p + r
-            misfit = (y @ y - precision @ (z * z)) / sigma2[:, 0]
-            scores = log_prior + math.log(family.weight) + log_sigma_prior - 0.5 * (misfit + log_det)
-            for score, sigma, row in zip(scores, _SIGMA, precision, strict=True):
-                mean = family.basis @ (row * z)
-                mean[: len(setting.mean)] += setting.mean
-                mean[0] += level
-                variance = sigma**2 * row
-                found = Component(0.0, startup, sigma, mean, family.basis, variance, family.residual, setting.amplitude)
-                scored.append((float(score), found))
-    best = max(score for score, _ in scored)
-    kept = [(w, c) for score, c in scored if (w := math.exp(score - best)) > _NEGLIGIBLE]
-    total = sum(w for w, _ in kept)
-    return [replace(c, weight=w / total) for w, c in kept]
+        if id(setting) not in targets:
+            Y = log_rest - family.fixed
+            levels = np.median(Y, axis=1) if setting.level is None else np.full(len(Y), setting.level)
+            targets[id(setting)] = Y - levels[:, None], levels
+        Y, levels = targets[id(setting)]
+        Z = Y @ family.rotated  # T x (p + r)
+        precision = 1 / (family.values + sigma2[:, None])  # S x (p + r)
+        log_det = np.log1p(family.values / sigma2[:, None]).sum(axis=1) + len(steps) * np.log(sigma2)
+        misfit = ((Y * Y).sum(axis=1)[:, None] - (Z * Z) @ precision.T) / sigma2  # T x S
+        prior = log_prior[:, None] + math.log(family.weight) + np.log(_SIGMA_PRIOR)
+        scored.append((prior - 0.5 * (misfit + log_det), family, Z, precision, levels))
+    best = max(scores.max() for scores, *_ in scored)
+    total = sum(float(np.exp(s - best)[s - best > math.log(_NEGLIGIBLE)].sum()) for s, *_ in scored)
+    found = []
+    for scores, family, Z, precision, levels in scored:
+        setting = family.setting
+        for t, k in np.argwhere(scores - best > math.log(_NEGLIGIBLE)).tolist():
+            mean = family.basis @ (precision[k] * Z[t])
+            mean[: len(setting.mean)] += setting.mean
+            mean[0] += levels[t]
+            weight, variance = math.exp(scores[t, k] - best) / total, _SIGMA[k] ** 2 * precision[k]
+            found.append(
+                Component(
+                    weight, startups[t][0], _SIGMA[k], mean, family.basis, variance, family.residual, setting.amplitude
+                )
+            )
+    return found
 
 
 def _beyond(components: list[Component], phi: Array, data: Segments) -> Array:

@@ -5,11 +5,11 @@ import numpy as np
 import pytest
 
 from frugalbo.budget.amounts import Cost
-from frugalbo.budget.cost import fit_cost
+from frugalbo.budget.cost import _segments, fit_cost
 from frugalbo.budget.cost_features import Features, Residual
 from frugalbo.problem import Fidelity, Minimize, Problem
 from frugalbo.space import Choice, Float, Space
-from frugalbo.study import Ended, Outcome, Started, Study
+from frugalbo.study import Ended, Failure, Outcome, Started, Study
 
 SPACE = Space({"a": Float(0, 1), "c": Choice(["x", "y", "z"]), "b": Float(0, 1)})
 PROBLEM = Problem("p", SPACE, "m:f", Minimize("loss"), fidelity=Fidelity("steps", 1, 1000))
@@ -132,3 +132,48 @@ def test_spaces_of_none_and_of_one_dimension(space):
         _end(study, params, seconds)
     fitted = fit_cost(study)
     assert fitted.quantile(space.encode(params)[None], 1, 0.5) == pytest.approx(1.1, rel=0.1)
+
+
+def _grow(n, *, capped=()):
+    """A study to which segments are added one by one: yields it after each; those in `capped` ran into their caps."""
+    rng = np.random.default_rng(3)
+    study = Study(Problem("p", SPACE, "m:f", Minimize("loss")))
+    for i in range(n):
+        params = SPACE.sample(rng)
+        seconds = float(np.exp(2 * SPACE.encode(params)[0]))
+        outcome, failure = (Outcome.FAILED, Failure.TIMEOUT) if i in capped else (Outcome.COMPLETED, None)
+        study.apply(Started(i, 0, params, 0, 1, 1, Cost(), "s", float(i)))
+        study.apply(Ended(i, 0, outcome, Cost(device_seconds=seconds), float(i), failure=failure))
+        yield study
+
+
+def test_of_many_segments_the_model_is_fitted_as_they_grow_by_a_twentieth():
+    fits = [fit_cost(study).n for study in _grow(211)]
+    assert fits[:40] == list(range(1, 41))
+    due = sorted(set(fits[40:]))
+    assert 20 < len(due) < 40  # log(211 / 40) / log(1.05) = 34
+    assert all(n >= fitted and n - fitted < 0.06 * n + 1 for n, fitted in enumerate(fits, 1))
+    # Who asks for the first time in the end has the model that others have, whenever they asked.
+    whole = list(_grow(211))[-1]
+    u = np.full((1, 3), 0.4)
+    often = fit_cost([s for s in _grow(211) if fit_cost(s)][-1])
+    assert (often.n, often.quantile(u, 3, 0.9)) == (fit_cost(whole).n, fit_cost(whole).quantile(u, 3, 0.9))
+
+
+def test_a_segment_that_ran_into_its_cap_is_learned_from_at_once():
+    calm = [fit_cost(study).n for study in _grow(101)]
+    n = next(n for n in range(60, 101) if calm[n - 1] == calm[n - 2] == calm[n] < n)  # nothing is due
+    shocked = [fit_cost(study).n for study in _grow(101, capped=[n - 1])]
+    assert calm[n - 1] < shocked[n - 1] == n
+    assert shocked[: n - 1] == calm[: n - 1]
+
+
+def test_of_very_many_segments_it_sees_some_and_the_newest():
+    study = list(_grow(1009))[-1]
+    data = _segments(study, 1009)
+    assert len(data.steps) == 400
+    newest = SPACE.encode(study.trials[1008].params)
+    assert (newest == data.U).all(axis=1).any()
+    # All of the run, not only its end: in each tenth of it about a tenth of them.
+    places = [i for i in range(1009) if (SPACE.encode(study.trials[i].params) == data.U).all(axis=1).any()]
+    assert np.histogram(places, 10)[0] == pytest.approx(np.full(10, 40), abs=2)
