@@ -291,7 +291,7 @@ def _max_value_entropy(s: Situation) -> Chosen:
         values = _draws(model, candidates, _OPTIMA)
         for constraint in s.constraints:
             drawn = _draws(constraint.excess.model, candidates, _OPTIMA)
-            values = torch.where(drawn <= constraint.bound, values, -math.inf)
+            values = torch.where(constraint.holds(drawn), values, -math.inf)
     best = values.max(dim=-1).values
     return _positive(ConstrainedMaxValueEntropy(model, s.constraints, best), s.chances_to_end)
 

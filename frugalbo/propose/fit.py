@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from typing import Literal
 
@@ -18,6 +18,7 @@ from frugalbo.budget.afford import seconds_left
 from frugalbo.budget.cost import CostModel, KnownCost, LearnedCost, cost_model, fit_cost
 from frugalbo.budget.cost_mixture import FittedCost
 from frugalbo.budget.worth import MinGain
+from frugalbo.constraint import OutcomeConstraint
 from frugalbo.models.constraint import ConstraintModel, fit_constraint
 from frugalbo.models.feasibility import FeasibilityGP
 from frugalbo.models.kernel import Group
@@ -120,9 +121,12 @@ class Fitter:
         constraints: list[ConstraintModel] = []
         for constraint, (X, values) in evidence.measured.items():
             check()
-            if len(values) >= _LEAST_MEASURED:
+            other = _other_bound(constraint, evidence.measured)
+            if len(values) >= _LEAST_MEASURED and (other is None or constraint.sense == "<="):
                 near = nearest_and_spread(X, centres, self.model_of)
-                constraints.append(fit_constraint(constraint, X[near], values[near], categorical, searched))
+                constraints.append(
+                    fit_constraint(constraint, X[near], values[near], categorical, searched, other=other)
+                )
                 if problem := constraints[-1].excess.fit.problem:
                     raise np.linalg.LinAlgError(f"{constraint}: {problem}")
         check()
@@ -167,6 +171,11 @@ class Fitter:
         if len(medians) < len(U):
             return None
         return regressed_cost(space, U, np.array(medians)), 1.0
+
+
+def _other_bound(constraint: OutcomeConstraint, among: Iterable[OutcomeConstraint]) -> OutcomeConstraint | None:
+    """The bound on the other side of the same metric, of which one model is to know; none of a metric that is fixed."""
+    return next((c for c in among if c.metric == constraint.metric and c.bound != constraint.bound), None)
 
 
 _firsts: dict[tuple[object, ...], Hyperparameters | None] = {}

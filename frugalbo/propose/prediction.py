@@ -33,8 +33,9 @@ def predicted(study: Study, situation: Situation, u: Array, *, ranked: bool = Fa
         ]
         log_c = None if situation.cost is None else float(learned_log_cost(*situation.cost)(X))
         constraints = {
-            str(c.constraint): {"predicted": c.predicted(X), "probability": math.exp(float(c.log_probability(X)))}
+            str(bound): {"predicted": c.predicted(X), "probability": math.exp(float(c.log_probability(X)))}
             for c in situation.constraints
+            for bound in c.constraints  # of two on one metric, the probability that both hold
         }
         best = situation.best()
     of_objective: dict[str, Any] = {

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from scipy.stats import norm
 
 from frugalbo.constraint import OutcomeConstraint
-from frugalbo.models.constraint import Excess, fit_constraint
+from frugalbo.models.constraint import ConstraintModel, Excess, fit_constraint
 
 AT_MOST = OutcomeConstraint("g", "<=", 3.0)
 AT_LEAST = OutcomeConstraint("g", ">=", 3.0)
@@ -115,4 +115,62 @@ def test_a_metric_that_always_misses_its_bound_by_the_same_is_no_coin_toss():
 
 def test_gradients_are_right():
     model, X = _fit(), _points(7).requires_grad_(True)
+    assert torch.autograd.gradcheck(model.log_probability, (X,), atol=1e-5)
+
+
+def _band(n=29, low=2.7, high=3.2, **arguments):
+    """The metric is x + y + 2, and is to be between the bounds."""
+    X = np.random.default_rng(0).random((n, 2))
+    bounds = OutcomeConstraint("g", "<=", high), OutcomeConstraint("g", ">=", low)
+    return fit_constraint(bounds[0], X, X.sum(axis=1) + 2, (), other=bounds[1], **arguments)
+
+
+def test_two_bounds_on_one_metric_hold_with_the_probability_of_one_interval():
+    model, X = _band(), _points()
+    posterior = model.excess.model.posterior(X)
+    mean, sd = posterior.mean.reshape(-1).numpy(), posterior.variance.reshape(-1).sqrt().numpy()
+    lower = float(model.excess.outcome(2.7 - 3.2))
+    expected = norm.cdf((model.bound - mean) / sd) - norm.cdf((lower - mean) / sd)
+    assert np.allclose(model.log_probability(X).exp().numpy(), expected, atol=1e-12)
+
+
+def test_of_a_metric_of_which_nothing_is_known_here_two_bounds_are_not_independent():
+    # By hand: a standard normal metric between -0.1 and 0.1 is there with 2 Phi(0.1) - 1 = 0.0797, not with
+    # Phi(0.1)^2 = 0.29.
+    class Posterior:
+        mean, variance = torch.zeros(1, 1, 1), torch.ones(1, 1, 1)
+
+    class Model:
+        def posterior(self, X):
+            return Posterior
+
+    excess = type("Excess", (), {"model": Model()})
+    bounds = OutcomeConstraint("g", "<=", 0.1), OutcomeConstraint("g", ">=", -0.1)
+    model = ConstraintModel(bounds[0], excess, 0.1, bounds[1], -0.1)
+    assert float(model.log_probability(torch.zeros(1, 1, 2)).exp()) == pytest.approx(0.0797, abs=1e-4)
+
+
+@pytest.mark.parametrize(("low", "high"), [(2.7, 3.2), (2.95, 3.05), (2.0, 3.9)])
+def test_it_knows_between_which_bounds_points_fall(low, high):
+    model, X = _band(low=low, high=high), _points(199)
+    metric = X.sum((-1, -2)) + 2
+    clear = ((metric - low).abs() > 0.03) & ((metric - high).abs() > 0.03)
+    inside = (metric >= low) & (metric <= high)
+    assert (model.is_likely(X) == inside)[clear].float().mean() > 0.97
+    chance = model.log_probability(X)
+    assert ((chance.exp() > 0.5) == inside)[clear].float().mean() > 0.95
+    assert torch.isfinite(chance).all()
+    assert model.predicted(X[:1]) == pytest.approx(float(metric[0]), abs=0.1)
+
+
+def test_a_bound_that_is_far_away_changes_nothing_but_the_scale():
+    X = _points()
+    far = _band(low=-1e6)
+    posterior = far.excess.model.posterior(X)
+    mean, sd = posterior.mean.reshape(-1).numpy(), posterior.variance.reshape(-1).sqrt().numpy()
+    assert np.allclose(far.log_probability(X).numpy(), norm.logcdf((far.bound - mean) / sd), atol=1e-6)
+
+
+def test_gradients_of_an_interval_are_right():
+    model, X = _band(), _points(7).requires_grad_(True)
     assert torch.autograd.gradcheck(model.log_probability, (X,), atol=1e-5)

@@ -165,3 +165,13 @@ def test_anchors_are_the_best_feasible_points():
     met = sorted((study.value(t), t.number) for t in study.trials.values() if study.is_feasible(t))
     expected = [UNIT.encode(study.trials[n].params) for _, n in met[:3]]
     assert np.allclose(Evidence(study).best(3), expected)
+
+
+def test_two_bounds_on_one_metric_are_one_model():
+    study = _some(_study(UNIT, "peak >= 4", "peak <= 6"), _line, 11)
+    (suggestion,) = BayesianProposer(seed=0, method="ei", initial=3).propose(study, 1)
+    said = suggestion.why["constraints"]
+    assert set(said) == {"peak >= 4", "peak <= 6"}
+    assert said["peak >= 4"] == said["peak <= 6"]  # the probability that both hold
+    assert 4 < said["peak <= 6"]["predicted"] < 6
+    assert not suggestion.why["unmeasured"]
