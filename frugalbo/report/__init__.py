@@ -31,12 +31,15 @@ from frugalbo.report.findings import (
     utilisation,
 )
 from frugalbo.report.importance import importance
+from frugalbo.report.spending import spending
+from frugalbo.report.waiting import Wait, rungs, spared, waits
 from frugalbo.study import Status, Study, Trial
 from frugalbo.table import trial_table
 
 __all__ = [
     "Report", "accounts", "against_defaults", "best_so_far", "calibration", "gantt", "importance", "longest_pause",
-    "main_resource", "peak_held", "results", "shown_resources", "trial_rows", "trial_table", "utilisation",
+    "main_resource", "peak_held", "results", "rungs", "shown_resources", "spared", "spending", "trial_rows",
+    "trial_table", "utilisation", "waits",
 ]  # fmt: skip
 
 _MOST_FAILURES = 8
@@ -132,6 +135,10 @@ class Report:
             "best_so_far_resource": resource,
             "utilisation": utilisation(study),
             "utilisation_without_pauses": utilisation(study, without_pauses=True),
+            "rungs": rungs(study),
+            "waits": [_wait_json(wait) for wait in waits(study)],
+            "spared": asdict(spared(study)),
+            "pools": _pools_json(study),
             "importance": importance(study).to_json(),
             "calibration": calibration(study, leave_one_out=leave_one_out).to_json(),
             "trials": [row | {"params": dict(study.trials[row["trial"]].params)} for row in trial_table(study, {})],
@@ -165,6 +172,21 @@ def feasibility_json(study: Study, trial: Trial) -> dict[str, Any]:
         return {}
     violations = {text: by if math.isfinite(by) else None for text, by in study.violations(trial).items()}
     return {"is_feasible": study.is_feasible(trial), "violations": violations}
+
+
+def _wait_json(wait: Wait) -> dict[str, Any]:
+    return {**asdict(wait), "outcome": str(wait.outcome), "waited_s": wait.waited_s, "why": wording.reason(wait)}
+
+
+def _pools_json(study: Study) -> dict[str, Any]:
+    """By pool and resource, what is spent, held and the budget."""
+    found: dict[str, Any] = {}
+    for resource in ("device_seconds", "dollars"):
+        for name, book in spending(study, resource).items():
+            if name and book.times:
+                amounts = {"spent": book.spent[-1], "held": book.held[-1], "budget": book.budget}
+                found.setdefault(name, {})[resource] = amounts
+    return found
 
 
 def _replace(path: Path, content: bytes) -> None:
@@ -211,7 +233,10 @@ def _run_lines(study: Study) -> list[str]:
     by = Counter(trial.status for trial in study.trials.values())
     counted = ", ".join(f"{by[status]} {status}" for status in Status if by[status])
     lines = [f"{wording.count(len(study.trials), 'trial')}: {counted}"]
-    lines += [text for text in (wording.constraints(study), wording.utilisation_text(study)) if text is not None]
+    if waits(study):
+        lines.append(wording.waits(study))
+    said = (wording.spared_text(study), wording.constraints(study), wording.utilisation_text(study))
+    lines += [text for text in said if text is not None]
     found = calibration(study, leave_one_out=False)
     lines += [coverage.in_words() for coverage in (found.made, found.cost) if not coverage.reason]
     if study.ledger and (limit := study.ledger.budget.memory_bytes):

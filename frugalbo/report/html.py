@@ -6,7 +6,6 @@ same bytes.
 
 from __future__ import annotations
 
-import html
 import re
 from collections.abc import Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Final
@@ -30,6 +29,9 @@ from frugalbo.report.findings import (
     utilisation,
 )
 from frugalbo.report.html_parts import SCRIPT, STYLE
+from frugalbo.report.html_tables import ending, text
+from frugalbo.report.html_tables import pauses as pause_table
+from frugalbo.report.html_tables import pools as pool_table
 from frugalbo.report.pictures import svg
 from frugalbo.report.plot_style import COLOURS
 from frugalbo.space import Fixed, Parameter
@@ -39,7 +41,6 @@ if TYPE_CHECKING:
     from frugalbo.report import Report
 
 _LONGEST_LOG: Final = 4000
-_LONGEST_TEXT: Final = 300
 _MOST_LOGS: Final = 50
 
 # Name of a picture, the heading over it, what a reader should know.
@@ -49,7 +50,11 @@ _SECTIONS: Final = (
         "Best result against what was spent",
         "Each dot is a trial that went the full number of steps, placed at what all trials together had spent by then.",
     ),
-    ("learning_curves", "Learning curves", "One line for each trial; stopped and failed ones end early."),
+    (
+        "learning_curves",
+        "Learning curves",
+        "One line for each trial, as far as it has come, in the colour of its state; a cross where it failed.",
+    ),
     (
         "slices",
         "Each knob against the objective",
@@ -72,8 +77,23 @@ _SECTIONS: Final = (
         "A dot is a trial, the line through it the predicted 95 % interval; on the diagonal the prediction was exact. "
         "As predicted: before the trial ran. Left out: by the final model, told of all results but this one.",
     ),
-    ("gantt", "What the devices did", "Each bar is a segment of the trial with that number."),
+    (
+        "gantt",
+        "What the devices did",
+        "Each bar is a segment of the trial with that number; a triangle where one goes on that had been set aside.",
+    ),
+    (
+        "pauses",
+        "Who was set aside, and who went on",
+        "A lane for each trial: a bar while it ran, with the step that it came to; a dark line while it waited, a "
+        "faint one if it never went on. Why: its place among all trials that had come to this step by then.",
+    ),
     ("money", "Where the budget went", "Exact amounts are in the table below."),
+    (
+        "pools",
+        "Money and device time over time",
+        "What ended segments were charged, and on top of it what was held for those that ran; each panel to its scale.",
+    ),
 )
 
 
@@ -81,13 +101,14 @@ def page(report: Report, figures: Mapping[str, Figure], calibrated: Calibration 
     """The whole page, with `figures` from `pictures.draw`; the calibration is computed if it is not given."""
     study = report.study
     calibrated = compute_calibration(study) if calibrated is None else calibrated
-    after = {"calibration": _calibration(calibrated)}
+    after = {"calibration": _calibration(calibrated), "pauses": pause_table(study), "pools": pool_table(study)}
     finding = text(wording.headline(study))
     body = [
         _header(report, finding),
         _tiles(report),
         *(_section(name, heading, words, figures[name]) for name, heading, words in _SECTIONS[:1]),
         _configuration(study),
+        ending(study, report.stop_reason),
         *(_section(name, heading, words, figures[name], after.get(name, "")) for name, heading, words in _SECTIONS[1:]),
         _accounts(study),
         _trials(study),
@@ -103,18 +124,6 @@ def page(report: Report, figures: Mapping[str, Figure], calibrated: Calibration 
         + "\n".join(part for part in body if part)
         + f"\n</main>\n<script>{SCRIPT}</script>\n</body>\n</html>\n"
     )
-
-
-def text(value: object, longest: int = _LONGEST_TEXT) -> str:
-    """Any text made harmless: escaped, cut, and without control characters other than line ends and tabs."""
-    raw = str(value)
-    raw = raw if len(raw) <= longest else raw[: longest - 1] + "…"
-    # Surrogates are no characters: they could not be written as UTF-8.
-    clean = "".join(
-        c if c in "\n\t" or (c >= " " and not 0x7F <= ord(c) <= 0x9F and not 0xD800 <= ord(c) <= 0xDFFF) else "□"
-        for c in raw
-    )
-    return html.escape(clean, quote=True)
 
 
 def _header(report: Report, finding: str) -> str:

@@ -204,3 +204,20 @@ def clip_range(values: Sequence[float], keep: Sequence[float] = (), *, worst_is_
     pad = 0.09 * (high - low) or 0.05 * abs(high) or 0.5
     ends = (low - pad, high + pad)
     return ends if worst_is_high else (-ends[1], -ends[0])
+
+
+def value_axis(ax: Axes, values: Sequence[float], keep: Sequence[float], *, worst_is_high: bool) -> None:
+    """Scale the y axis to the values; far outliers on the bad side stay outside, `keep` never does."""
+    if not values:
+        ax.set_ylim(0, 1)
+        ax.set_yticks([])
+        return
+    low, high = clip_range([*values, *keep], keep, worst_is_high=worst_is_high)
+    inside = [v for v in (*values, *keep) if low <= v <= high]
+    if log_is_better(inside):
+        log_axis(ax.yaxis)
+        ax.set_ylim(min(inside) / 1.1, max(inside) * 1.1)
+        fit_log_ticks(ax.yaxis)
+        return
+    linear_axis(ax.yaxis)
+    ax.set_ylim(low, high)

@@ -4,70 +4,57 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Sequence
+from typing import Final
 
 from matplotlib.axes import Axes
+from matplotlib.collections import PolyCollection
 from matplotlib.figure import Figure
 from matplotlib.patches import Patch
+from matplotlib.transforms import ScaledTranslation
 
 from frugalbo.report import plot_style as look
 from frugalbo.report import wording
-from frugalbo.report.findings import SegmentRow, accounts, merge, shown_resources, utilisation
+from frugalbo.report.findings import SegmentRow, accounts, shown_resources, utilisation
 from frugalbo.report.findings import gantt as segment_rows
+from frugalbo.report.plot_clock import Clock
 from frugalbo.report.plot_style import COLOURS, INK, MUTED, PAPER
 from frugalbo.study import Study
 
-_DARK = frozenset({"completed", "failed", "in use", "elsewhere", "overrun"})
+_MOST_BARS: Final = 400  # of which each can be seen
+_MOST_HIGH: Final = 36  # lanes of full height; more are squeezed together
+_DARK: Final = frozenset({"completed", "failed", "in use", "elsewhere", "overrun"})
 
 
 def gantt(study: Study) -> Figure:
     """The devices over time, coloured by how each segment ended; long pauses are cut out."""
-    rows = segment_rows(study)
-    if not rows:
+    rows, clock = segment_rows(study), Clock.of(study)
+    if clock is None:
         return look.note("Nothing has run yet")
-    origin = min(row.start_s for row in rows)
-    last = max(row.start_s if row.end_s is None else row.end_s for row in rows)
-    # What still runs has no end; it is drawn a little past the last thing known.
-    now = last + 0.02 * (last - origin or 1.0) if any(row.end_s is None for row in rows) else last
-    pauses = _pauses(rows, now)
-    lanes = _lanes(rows, now)
-    width = _cut(now, pauses) - origin
-    size, unit = wording.unit("wall_seconds", width)
-    figure = look.new_figure(1.55 + 0.36 * max(2, len(lanes)))
+    lanes = _lanes(rows, clock.now)
+    high = max(2, len(lanes))
+    figure = look.new_figure(1.55 + 0.36 * min(high, _MOST_HIGH))
     ax = figure.add_subplot()
     look.style(ax, grid="x")
-    seen: dict[str, None] = {}
-    for y, (_, lane) in enumerate(lanes):
-        for row in lane:
-            _bar(ax, row, y, now, pauses, origin, size, width)
-            seen[_kind(row)] = None
-    for at, length in pauses:
-        x = (_cut(at, pauses) - origin) / size
-        ax.axvline(x, color=INK, linewidth=1.2, linestyle=(0, (2, 2)), zorder=5)
-        ax.text(
-            x,
-            -0.62,
-            f"{wording.amount('wall_seconds', length)} pause ",
-            ha="right",
-            va="bottom",
-            fontsize=8,
-            color=MUTED,
-        )
+    bars = [(y, row) for y, (_, lane) in enumerate(lanes) for row in lane]
+    if len(bars) > _MOST_BARS:
+        _many_bars(ax, bars, clock)
+    else:
+        for y, row in bars:
+            draw_bar(ax, row, y, clock)
+        mark_resumed(ax, bars, clock)
+    clock.mark_pauses(ax, -0.62)
     every = max(1, len(lanes) // 24)
     ax.set_yticks(range(0, len(lanes), every), [look.plain(name, 18) for name, _ in lanes[::every]])
     ax.tick_params(axis="y", length=0)
-    ax.set_ylim(len(lanes) - 0.4, -0.6 if not pauses else -0.95)
-    ax.set_xlim(0, width / size * 1.005 or 1.0)
-    look.linear_axis(ax.xaxis)
-    look.labels(ax, f"{unit.removeprefix('wall-')} since the first start" + (" (pauses cut out)" if pauses else ""), "")
-    busy = utilisation(study, without_pauses=bool(pauses))
+    ax.set_ylim(len(lanes) - 0.4, -0.6 if not clock.pauses else -0.95)
+    clock.label(ax)
+    busy = utilisation(study, without_pauses=bool(clock.pauses))
     slots = wording.count(len({row.slot for row in rows}), "slot")
     look.title(
         ax,
         f"{slots}, busy {wording.share(busy, 1)} of the time" if busy is not None else f"{slots}, no segment has ended",
     )
-    order = [kind for kind in COLOURS if kind in seen]
-    figure.legend([_patch(kind) for kind in order], order, loc="outside lower left", ncols=6, frameon=False,
-                  labelcolor=INK, fontsize=9, handlelength=1.2, columnspacing=1.4)  # fmt: skip
+    legend_of_bars(figure, [row for _, row in bars])
     return figure
 
 
@@ -154,37 +141,61 @@ def _block(ax: Axes, left: float, y: float, width: float, kind: str) -> None:
     )
 
 
-def _bar(
-    ax: Axes,
-    row: SegmentRow,
-    y: int,
-    now: float,
-    pauses: Sequence[tuple[float, float]],
-    origin: float,
-    size: float,
-    width: float,
-) -> None:
-    begin = (_cut(row.start_s, pauses) - origin) / size
-    length = (_cut(now if row.end_s is None else row.end_s, pauses) - origin) / size - begin
-    kind, part = _kind(row), length * size / width if width else 0.0
+def draw_bar(ax: Axes, row: SegmentRow, y: float, clock: Clock, *, text: str | None = None) -> None:
+    """A segment as a bar at the height `y`, with its trial's number or another text in it where there is room."""
+    begin = clock.place(row.start_s)
+    length = clock.place(clock.now if row.end_s is None else row.end_s) - begin
+    kind, part = _kind(row), length / clock.end if clock.end else 0.0
     hatch = "////" if row.outcome is None else None
-    edge = MUTED if hatch else PAPER
     ax.barh(
         y,
         length,
         0.74,
         begin,
         color=COLOURS[kind],
-        edgecolor=edge,
+        edgecolor=MUTED if hatch else PAPER,
         hatch=hatch,
         linewidth=0 if hatch else min(0.8, 60 * part),
+        zorder=3,
     )
-    if part > 0.011 + 0.006 * len(str(row.trial)):
+    said = str(row.trial) if text is None else text
+    if part > (0.028 if row.segment else 0.011) + 0.006 * len(said):  # a resumed one begins with a triangle
         color = look.FIXED_PAPER if kind in _DARK else look.FIXED_INK
-        text = ax.text(begin + length / 2, y, str(row.trial), ha="center", va="center", fontsize=8, color=color)
-        text.set_clip_on(True)
+        drawn = ax.text(begin + length / 2, y, said, ha="center", va="center", fontsize=8, color=color, zorder=4)
+        drawn.set_clip_on(True)
         if hatch:
-            text.set_bbox({"facecolor": COLOURS[kind], "edgecolor": "none", "pad": 0.8})
+            drawn.set_bbox({"facecolor": COLOURS[kind], "edgecolor": "none", "pad": 0.8})
+
+
+def mark_resumed(ax: Axes, bars: Sequence[tuple[int, SegmentRow]], clock: Clock) -> None:
+    """A triangle where a segment goes on with a trial that had been set aside."""
+    resumed = [(clock.place(row.start_s), y) for y, row in bars if row.segment]
+    if resumed:
+        inside = ax.transData + ScaledTranslation(4 / 72, 0, ax.figure.dpi_scale_trans)
+        ax.scatter(*zip(*resumed, strict=True), marker=">", s=22, color=look.FIXED_INK, edgecolors=look.FIXED_PAPER,
+                   linewidths=0.6, zorder=6, transform=inside, label="goes on")  # fmt: skip
+
+
+def legend_of_bars(figure: Figure, rows: Sequence[SegmentRow]) -> None:
+    """What the colours of bars mean, and the triangles."""
+    seen = {_kind(row) for row in rows}
+    order = [kind for kind in COLOURS if kind in seen]
+    marks, texts = figure.axes[0].get_legend_handles_labels()
+    figure.legend([*map(_patch, order), *marks], [*order, *texts], loc="outside lower left", ncols=7, frameon=False,
+                  labelcolor=INK, fontsize=9, handlelength=1.2, columnspacing=1.4)  # fmt: skip
+
+
+def _many_bars(ax: Axes, bars: Sequence[tuple[int, SegmentRow]], clock: Clock) -> None:
+    """Bars too many to be told apart by numbers, as an image, which stays small."""
+    for kind in dict.fromkeys(_kind(row) for _, row in bars):
+        corners = []
+        for y, row in bars:
+            if _kind(row) == kind:
+                begin, end = clock.place(row.start_s), clock.place(clock.now if row.end_s is None else row.end_s)
+                corners.append([(begin, y - 0.37), (end, y - 0.37), (end, y + 0.37), (begin, y + 0.37)])
+        drawn = PolyCollection(corners, facecolors=COLOURS[kind], edgecolors=look.FIXED_PAPER, linewidths=0.4, zorder=3)
+        drawn.set_rasterized(True)
+        ax.add_collection(drawn, autolim=False)
 
 
 def _lanes(rows: Sequence[SegmentRow], now: float) -> list[tuple[str, list[SegmentRow]]]:
@@ -202,19 +213,6 @@ def _lanes(rows: Sequence[SegmentRow], now: float) -> list[tuple[str, list[Segme
                 own.append([row])
         lanes += [(slot if i == 0 else "", lane) for i, lane in enumerate(own)]
     return lanes
-
-
-def _pauses(rows: Sequence[SegmentRow], now: float) -> list[tuple[float, float]]:
-    """`(when, how long)` nothing ran, where that is over a tenth of all the time in which something did."""
-    spans = merge([(row.start_s, now if row.end_s is None else row.end_s) for row in rows])
-    busy = sum(b - a for a, b in spans)
-    gaps = [(a[1], b[0] - a[1]) for a, b in itertools.pairwise(spans)]
-    return [gap for gap in gaps if gap[1] > 0.1 * busy]
-
-
-def _cut(at: float, pauses: Sequence[tuple[float, float]]) -> float:
-    """A moment with the pauses before it taken out."""
-    return at - sum(length for when, length in pauses if when < at)
 
 
 def _whole(resource: str, total: float | None, used: float) -> str:

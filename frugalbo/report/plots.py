@@ -25,6 +25,9 @@ from frugalbo.report.findings import accounts, against_defaults, default_trial, 
 from frugalbo.report.findings import best_so_far as improvements
 from frugalbo.report.importance import Importance
 from frugalbo.report.importance import importance as compute_importance
+from frugalbo.report.plot_curves import learning_curves
+from frugalbo.report.plot_pauses import pauses
+from frugalbo.report.plot_pools import pools
 from frugalbo.report.plot_style import BLUE, COLOURS, FAINT, GRID, INK, MUTED, ORANGE, PAPER
 from frugalbo.report.plot_time import gantt, money
 from frugalbo.space import Choice, Fixed, Parameter
@@ -39,6 +42,8 @@ __all__ = [
     "learning_curves",
     "money",
     "parallel_coordinates",
+    "pauses",
+    "pools",
     "slices",
 ]
 
@@ -69,7 +74,7 @@ def best_so_far(study: Study) -> Figure:
     x, y = [r.spent / size for r in found], [r.value for r in found]
     default = against_defaults(study)
     keep = [default.default_value] if default and default.default_value is not None else []
-    _value_axis(ax, study, y, keep)
+    look.value_axis(ax, y, keep, worst_is_high=study.problem.objective.sign > 0)
     low, high = ax.get_ylim()
     for met, marks in (
         (True, {"s": 22, "edgecolors": "none", "color": FAINT, "label": "a trial"}),
@@ -100,53 +105,6 @@ def best_so_far(study: Study) -> Figure:
     return figure
 
 
-def learning_curves(study: Study) -> Figure:
-    """The objective against steps, one line for each trial."""
-    problem = study.problem
-    curves = {t.number: t.curve(problem.objective.metric) for t in study.trials.values()}
-    curves = {n: [(s, v) for s, v in curve if np.isfinite(v)] for n, curve in curves.items()}
-    if max((len(curve) for curve in curves.values()), default=0) < 2:
-        return look.note("No curves: every trial reports the objective once at most")
-    best, default = study.best(), default_trial(study)
-    figure = look.new_figure(4.0)
-    ax = figure.add_subplot()
-    look.style(ax)
-    values = [v for curve in curves.values() for _, v in curve]
-    _value_axis(ax, study, values, [])
-    alpha = min(0.75, max(0.15, 12 / len(curves)))
-    failed = stopped = False
-    for number, curve in curves.items():
-        trial = study.trials[number]
-        if not curve or trial in (best, default):
-            continue
-        xs, ys = zip(*curve, strict=True)
-        ax.plot(xs, ys, color=FAINT, linewidth=1.0, alpha=alpha, marker="." if len(curve) == 1 else None, zorder=2)
-        mark = {Status.FAILED: "x", Status.STOPPED: "o"}.get(trial.status)
-        if mark:
-            first = not (failed if mark == "x" else stopped)
-            failed, stopped = failed or mark == "x", stopped or mark == "o"
-            label = f"{trial.status}, its last report" if first else None
-            color = COLOURS[trial.status.value]
-            ax.scatter(xs[-1], ys[-1], marker=mark, s=14 if mark == "o" else 22, color=color, zorder=3, label=label)
-    apart = None if default is best else default
-    for trial, color, label in ((apart, ORANGE, "defaults"), (best, BLUE, "the best")):
-        if trial is not None and (curve := curves[trial.number]):
-            xs, ys = zip(*curve, strict=True)
-            text = f"{label}, trial {trial.number}" + (" (the defaults)" if best is default else "")
-            ax.plot(xs, ys, color=PAPER, linewidth=4.5, zorder=4)
-            ax.plot(xs, ys, color=color, linewidth=2.4, marker="o", markersize=3.5, zorder=5, label=text)
-    steps = [s for curve in curves.values() for s, _ in curve]
-    if max(steps) > 300 * max(1, min(steps)):
-        look.log_axis(ax.xaxis)
-    else:
-        look.linear_axis(ax.xaxis)
-        ax.set_xlim(0, max(*steps, problem.steps) * 1.02)
-    look.labels(ax, problem.fidelity.name if problem.fidelity else "steps", problem.objective.metric)
-    look.title(ax, _curves_title(study))
-    look.legend(ax, columns=4, outside=True)
-    return figure
-
-
 def slices(study: Study) -> Figure:
     """One panel for each knob: its value against the objective."""
     knobs = _knobs(study)
@@ -166,7 +124,7 @@ def slices(study: Study) -> Figure:
             continue
         look.style(ax)
         if i == 0:
-            _value_axis(ax, study, values, [])
+            look.value_axis(ax, values, [], worst_is_high=study.problem.objective.sign > 0)
         look.parameter_axis(ax, knobs[i][1], 108 // columns)
         _slice(ax, *knobs[i], known, failed, study)
         ax.tick_params(labelleft=i % columns == 0)
@@ -311,26 +269,10 @@ FIGURES: Final[dict[str, Callable[[Study], Figure]]] = {
     "importance": importance,
     "calibration": calibration,
     "gantt": gantt,
+    "pauses": pauses,
     "money": money,
+    "pools": pools,
 }
-
-
-def _value_axis(ax: Axes, study: Study, values: Sequence[float], keep: Sequence[float]) -> None:
-    """Scale the y axis to the values; far outliers on the bad side stay outside."""
-    if not values:
-        ax.set_ylim(0, 1)
-        ax.set_yticks([])
-        return
-    low, high = look.clip_range([*values, *keep], keep, worst_is_high=study.problem.objective.sign > 0)
-    inside = [v for v in (*values, *keep) if low <= v <= high]
-    if look.log_is_better(inside):
-        look.log_axis(ax.yaxis)
-        low, high = min(inside) / 1.1, max(inside) * 1.1
-        ax.set_ylim(low, high)
-        look.fit_log_ticks(ax.yaxis)
-        return
-    look.linear_axis(ax.yaxis)
-    ax.set_ylim(low, high)
 
 
 def _mark_outside(ax: Axes, x: Sequence[float], y: Sequence[float]) -> None:
@@ -419,12 +361,6 @@ def _parameter_ticks(p: Parameter) -> list[tuple[float, str]]:
 def _knobs(study: Study) -> list[tuple[str, Parameter]]:
     space = study.problem.space
     return [(name, space.parameters[name]) for name in space.names]
-
-
-def _curves_title(study: Study) -> str:
-    full = sum(study.value(trial) is not None for trial in study.trials.values())
-    name = study.problem.fidelity.name if study.problem.fidelity else "steps"
-    return f"{full} of {wording.count(len(study.trials), 'trial')} went all {study.problem.steps} {name}"
 
 
 def _slices_title(study: Study) -> str:

@@ -16,7 +16,9 @@ from frugalbo.report.findings import (
     utilisation,
 )
 from frugalbo.report.importance import Importance
-from frugalbo.study import Study, Trial
+from frugalbo.report.waiting import Standing, Wait, spared
+from frugalbo.report.waiting import waits as all_waits
+from frugalbo.study import Outcome, Study, Trial
 
 # From how many seconds on a unit reads well, its size, its name.
 _TIMES: Final = (
@@ -221,3 +223,55 @@ def utilisation_text(study: Study) -> str | None:
     if pause <= 0.01 * ran or whole is None:
         return text
     return f"{text} in which anything ran ({share(whole, 1)} with pauses, the longest {amount('wall_seconds', pause)})"
+
+
+def waits(study: Study) -> str:
+    """How many trials were set aside, and how many went on, in a sentence without its end."""
+    found = all_waits(study)
+    trials = {wait.trial for wait in found}
+    went_on = {wait.trial for wait in found if wait.until_s is not None}
+    stopped = {wait.trial for wait in found if wait.outcome == Outcome.STOPPED}
+    text = f"{count(len(trials), 'trial')} set aside: {len(went_on) or 'none'} went on"
+    return text + (f", {len(stopped)} {'was' if len(stopped) == 1 else 'were'} stopped" if stopped else "")
+
+
+def standing(found: Standing | None) -> str:
+    """`3 of 17`; a dash where it is not known."""
+    return "–" if found is None else f"{found.place:,} of {found.of:,}"
+
+
+def reason(wait: Wait) -> str:
+    """Why a trial was set aside, and why it went on or did not: what the journal says, else where it stood."""
+    said = [wait.reason] if wait.reason else []
+    if wait.standing is not None:
+        said.append(f"{standing(wait.standing)} at {wait.step:,}")
+        if wait.then is not None and wait.then != wait.standing:
+            said.append(
+                f"then {standing(wait.then)}" if wait.until_s is not None else f"in the end {standing(wait.then)}"
+            )
+    return ", ".join(said)
+
+
+def spared_text(study: Study) -> str | None:
+    """What setting trials aside has spared, in a sentence; None if nothing."""
+    found = spared(study)
+    if not found.steps:
+        return None
+    name = study.problem.fidelity.name if study.problem.fidelity else "steps"
+    return (
+        f"{count(found.trials, 'trial')} did not run to the end: {found.steps:,} {name} less, at each trial's own pace "
+        f"about {amount('device_seconds', found.device_seconds)} on devices"
+    )
+
+
+def left_text(study: Study) -> str | None:
+    """What the end of a run has left of its budget, in a sentence; None without a budget that can be left."""
+    parts = []
+    for resource in study.ledger.balance().limited if study.ledger else {}:
+        book = None if resource == "memory_bytes" else accounts(study, resource)
+        if book is not None and book.total:
+            left = max(0.0, book.total - book.spent - book.held)
+            parts.append(
+                f"{amount(resource, left, book.total)} of {amount(resource, book.total)} ({share(left, book.total)})"
+            )
+    return f"Not spent: {', '.join(parts)}" if parts else None
