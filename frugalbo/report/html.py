@@ -94,6 +94,12 @@ _SECTIONS: Final = (
         "Money and device time over time",
         "What ended segments were charged, and on top of it what was held for those that ran; each panel to its scale.",
     ),
+    (
+        "prices",
+        "Prices over time",
+        "Of each budget, as a multiple of its price at the beginning: above 1 it is spent faster than the run goes "
+        "forward, and what needs it is put off; a cross where it was spent. Beyond 100 times it is drawn at 100.",
+    ),
 )
 
 

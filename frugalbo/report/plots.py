@@ -28,6 +28,7 @@ from frugalbo.report.importance import importance as compute_importance
 from frugalbo.report.plot_curves import learning_curves
 from frugalbo.report.plot_pauses import pauses
 from frugalbo.report.plot_pools import pools
+from frugalbo.report.plot_prices import prices
 from frugalbo.report.plot_style import BLUE, COLOURS, FAINT, GRID, INK, MUTED, ORANGE, PAPER
 from frugalbo.report.plot_time import gantt, money
 from frugalbo.space import Choice, Fixed, Parameter
@@ -44,6 +45,7 @@ __all__ = [
     "parallel_coordinates",
     "pauses",
     "pools",
+    "prices",
     "slices",
 ]
 
@@ -272,6 +274,7 @@ FIGURES: Final[dict[str, Callable[[Study], Figure]]] = {
     "pauses": pauses,
     "money": money,
     "pools": pools,
+    "prices": prices,
 }
 
 

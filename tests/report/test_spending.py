@@ -7,6 +7,7 @@ from hypothesis import strategies as st
 
 from frugalbo.budget.amounts import Budget, Cost
 from frugalbo.budget.ledger import Ledger
+from frugalbo.budget.price import prices_over_time
 from frugalbo.problem import Fidelity, Minimize, Problem
 from frugalbo.report import plots, spending
 from frugalbo.report.html_tables import pools as pool_table
@@ -125,3 +126,36 @@ def test_the_table_has_each_pool(by_hand):
 @pytest.mark.parametrize("segments", [[], [("", 0.0, None, 0.0, 0.0)]])
 def test_where_nothing_is_spent_the_picture_says_so(segments):
     assert plots.pools(study_of(segments)).get_label() in ("Nothing has run yet", "Nothing has been spent yet")
+
+
+def test_prices_are_drawn_as_they_went_up_to_a_hundred_times(by_hand):
+    points = prices_over_time(by_hand)
+    assert [point.at for point in points] == [4.0]
+    ax = plots.prices(by_hand).axes[0]
+    lines = {line.get_label(): line.get_xydata().tolist() for line in ax.lines}
+    for name, price in points[-1].prices.items():
+        [[*first], [when, drawn]] = lines[name.replace("_", " ")]
+        assert first == [0.0, 1.0]
+        assert when == 4.0
+        assert drawn == pytest.approx(min(100.0, max(0.01, price)))
+    assert "dollars of b" in lines  # 3 of 11 dollars, when a share of 8 / 90 of the run has passed: it is dearest
+    assert "dollars of b were dearest" in ax.get_title(loc="left")
+
+
+def test_a_budget_that_is_spent_has_a_cross_and_no_price():
+    study = study_of([("b", 0.0, 1.0, 1.0, 1.0), ("b", 1.0, 3.0, 1.0, 1.0)], {"b": Budget(dollars=2)})
+    ax = plots.prices(study).axes[0]
+    [cross] = ax.collections
+    assert cross.get_offsets().tolist()[0][0] == 3.0
+    assert ax.get_title(loc="left") == "Spent: dollars of b"
+
+
+@pytest.mark.parametrize(
+    ("study", "said"),
+    [
+        (study_of([]), "No price: nothing that has a budget was spent"),
+        (study_of([("", 0.0, 1.0, 1.0, 1.0)], budget="9 s"), "One budget alone sets the pace of the run"),
+    ],
+)
+def test_where_prices_tell_nothing_it_is_said(study, said):
+    assert plots.prices(study).get_label().startswith(said)
