@@ -87,7 +87,7 @@ def _lines(recording: Recording, bought: Sequence[Purchase]) -> list[str]:
         said.append(f"{recording.left_out} trials that had not gone to their end are left out")
     rows = [["budget", f"best {metric}", "4 seeds in 5", "trials", "done", "wall", "spent"]]
     for b in bought:
-        value = f"{b.expected:.5g}" if b.known else "none"
+        value = f"{b.expected:.5g}" if b.known else _short(b, recording) or "none"
         low, high = b.interval
         interval = f"{low:.5g} .. {high:.5g}" if b.known else ""
         spent = "; ".join(_spent(name, used) for name, used in b.spent.items())
@@ -97,11 +97,21 @@ def _lines(recording: Recording, bought: Sequence[Purchase]) -> list[str]:
     said.append(f"the best of all that is recorded: {recording.best():.5g}")
     for b in bought:
         if missing := seeds - len(b.known):
-            said.append(f"with {_budget(b)}, {missing} of {seeds} seeds had no result; the mean is of the others")
+            of = "" if not b.known else "; the mean is of the others"
+            at = f", where {b.short[2]} of {seeds} seeds came to step {b.short[0]}" if b.short and not b.known else ""
+            said.append(f"with {_budget(b)}, no trial ran to its end in {missing} of {seeds} seeds{of}{at}")
         if b.exhausted:
             text = f"with {_budget(b)}, {b.exhausted:.0%} of the seeds tried every recorded configuration"
             said.append(f"{text}: a real run could go on to others")
     return said
+
+
+def _short(bought: Purchase, recording: Recording) -> str | None:
+    """The best result short of the end, with its step; None if there is none."""
+    if bought.short is None:
+        return None
+    step, value, _ = bought.short
+    return f"{value:.5g} at step {step} of {recording.problem.steps}"
 
 
 def _budget(bought: Purchase) -> str:
@@ -133,6 +143,7 @@ def _facts(recording: Recording, bought: Sequence[Purchase]) -> dict[str, Any]:
                 "expected": finite(b.expected),
                 "interval": [finite(value) for value in b.interval],
                 "values": [finite(value) for value in b.values],
+                "partial": [found and {"step": found[0], "value": found[1]} for found in b.partial],
                 "trials": b.trials,
                 "completed": b.completed,
                 "wall_s": b.wall_s,

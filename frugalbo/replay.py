@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import math
 import statistics
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -76,6 +77,8 @@ class Purchase:
         wall_s: Seconds on the clock, on average.
         spent: By pool, device-seconds and dollars, on average.
         exhausted: The share of seeds in which every recorded configuration was tried.
+        partial: Of each seed in which no trial ran to its end, the step at which its trials are compared and the best
+            value there; None for the others, and where nothing is known.
     """
 
     budget: Budget
@@ -85,6 +88,7 @@ class Purchase:
     wall_s: float
     spent: Mapping[str, Cost]
     exhausted: float
+    partial: tuple[tuple[int, float] | None, ...] = ()
 
     @property
     def known(self) -> list[float]:
@@ -95,6 +99,19 @@ class Purchase:
     def expected(self) -> float:
         """The mean of the best values."""
         return statistics.fmean(self.known) if self.known else math.nan
+
+    @property
+    def short(self) -> tuple[int, float, int] | None:
+        """Short of the end: the step that most seeds came to, the furthest of equals; the mean there; how many seeds.
+
+        None where no seed has such a result: each has one at the end, or none at all.
+        """
+        steps = Counter(found[0] for found in self.partial if found)
+        if not steps:
+            return None
+        step = max(steps, key=lambda step: (steps[step], step))
+        values = [found[1] for found in self.partial if found and found[0] == step]
+        return step, statistics.fmean(values), len(values)
 
     @property
     def interval(self) -> tuple[float, float]:
@@ -176,7 +193,7 @@ class _Played:
 
 def _purchase(budget: Budget, played: Sequence[_Played]) -> Purchase:
     found = [p.study.best() for p in played]
-    values = [math.nan if best is None else p.study.value(best) for p, best in zip(played, found, strict=True)]
+    values = [None if best is None else p.study.value(best) for p, best in zip(played, found, strict=True)]
     balances = [p.study.balance() for p in played]
     names = dict.fromkeys(name for balance in balances for name in balance.pools)
     used = {name: [b.pools[name] for b in balances if name in b.pools] for name in names}
@@ -189,7 +206,14 @@ def _purchase(budget: Budget, played: Sequence[_Played]) -> Purchase:
         statistics.fmean(p.wall_s for p in played),
         spent,
         statistics.fmean(p.is_exhausted for p in played),
+        tuple(_short(p.study) if value is None else None for p, value in zip(played, values, strict=True)),
     )
+
+
+def _short(study: Study) -> tuple[int, float] | None:
+    """The step at which the trials of a study are compared, and the best value there."""
+    step, value = study.compared_at(), study.best_value()
+    return None if step is None or value is None else (step, value)
 
 
 def _mean_spent(balances: Sequence[Balance], resource: Resource, n: int) -> float:

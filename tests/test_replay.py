@@ -3,6 +3,7 @@
 import itertools
 import json
 import math
+import re
 from pathlib import Path
 
 import pytest
@@ -16,7 +17,7 @@ from frugalbo.pool import Pool
 from frugalbo.problem import Fidelity, Minimize, Problem
 from frugalbo.propose import make_proposer
 from frugalbo.recording import Recording
-from frugalbo.replay import RecordedProposer, simulate
+from frugalbo.replay import Purchase, RecordedProposer, simulate
 from frugalbo.run import RunLoop
 from frugalbo.scheduler.asha import AshaScheduler
 from frugalbo.scheduler.fixed import FixedScheduler
@@ -127,6 +128,56 @@ def test_nothing_is_bought_with_too_little():
     (bought,) = simulate(table_of(5), budget="3s", seeds=2, shares=[1.0])
     assert not bought.known
     assert math.isnan(bought.expected)
+
+
+def curves_of(losses, steps=9):
+    """Trials of so many steps of one second, with the losses at their last steps, and 1 / step above them before."""
+    problem = Problem(
+        "curves", Space({"x": Float(0, 99)}), "nowhere:main", Minimize("loss"), Fidelity("steps", 1, steps),
+        cost=lambda params, start, until: float(until - start),
+    )  # fmt: skip
+    at = list(range(1, steps + 1))
+    return Recording(problem, [
+        ({"x": float(i)}, Curve(at, at, [{"loss": loss + 1 / step} for step in at])) for i, loss in enumerate(losses)
+    ])  # fmt: skip
+
+
+def test_where_no_trial_runs_to_its_end_the_best_on_the_way_is_told_with_its_step():
+    # ASHA in 5 s: three trials to step 1, the best of them to step 3, and nothing is left; in 2.5 s two to step 1.
+    small, large = simulate(
+        curves_of([5.0, 6.0, 7.0]), budget="5s", scheduler="asha", seeds=2, shares=[0.5, 1.0]
+    )  # fmt: skip
+    assert not large.known
+    assert large.partial == ((3, 5 + 1 / 3),) * 2
+    assert large.short == (3, pytest.approx(5 + 1 / 3), 2)
+    assert small.short[0] == 1
+    assert small.short[1] in (6.0, 6.5, 7.0)
+
+
+def test_the_step_that_most_seeds_came_to_is_told_and_none_where_there_is_an_end():
+    bought = Purchase(
+        Budget(evaluations=1), (math.nan,) * 5, 1, 0, 1, {}, 0, ((3, 1.0), (9, 5.0), (3, 2.0), None, (9, 6.0))
+    )
+    assert bought.short == (9, 5.5, 2)
+    (whole,) = simulate(curves_of([1.0, 2.0]), budget="40s", seeds=3, shares=[1.0])
+    assert whole.partial == (None,) * 3
+    assert whole.short is None
+
+
+def test_the_command_tells_of_results_on_the_way(tmp_path, capsys):
+    path = tmp_path / "runs.csv"
+    lines = [f"{i},{step},{step},{i + 1 / step}\n" for i in range(1, 7) for step in (1, 2, 3)]
+    path.write_text("x,step,seconds,loss\n" + "".join(lines))
+    words = ["simulate", str(path), "--budget", "1.2s", "--minimize", "loss", "--seeds", "2", "--scheduler", "asha"]
+    assert main(words) == 0
+    said = capsys.readouterr().out
+    assert re.search(r"^1\.2 s +\d(\.5)? at step 1 of 3 ", said, re.MULTILINE)
+    assert "with 1.2 s, no trial ran to its end in 2 of 2 seeds, where 2 of 2 seeds came to step 1" in said
+    assert re.search(r"^0\.3 s +none ", said, re.MULTILINE)
+    assert main([*words, "--json"]) == 0
+    last = json.loads(capsys.readouterr().out)["bought"][-1]
+    assert [found["step"] for found in last["partial"]] == [1, 1]
+    assert last["values"] == [None, None]
 
 
 def test_the_same_seeds_give_the_same_and_more_hazards_less():
