@@ -63,9 +63,11 @@ class JobContext:
         """
         first = max(self.start, self._last) + 1
         if first > self.until:
-            raise ValueError(f"the last granted step, {self.until}, was reported, yet there came step {step!r}")
+            what = f"the last granted step, {self.until}, was reported, yet there came step {step!r}"
+            raise ValueError(f"{what} (a job does the steps from `start` to `until`, saves, and returns)")
         if not hasattr(step, "__index__") or not first <= step <= self.until:
-            raise ValueError(f"expected a report for a step from {first} to {self.until}, got step {step!r}")
+            what = f"expected a report for a step from {first} to {self.until}, got step {step!r}"
+            raise ValueError(f"{what} (steps come in increasing order; those up to {first - 1} are done)")
         values = {}
         for name, value in metrics.items():
             try:

@@ -61,8 +61,8 @@ def pool_slots(pools: Sequence[Pool]) -> list[Slot]:
     """The slots of this machine that make up `pools`.
 
     Raises:
-        PoolError: If the devices of one are a number.
-        ExecutorError: If the machine does not have them, or a GPU is in two pools.
+        PoolError: If the devices of one are a number, or this machine does not have them.
+        ExecutorError: If a GPU is in two pools, or there are too few cores for all.
     """
     slots: list[Slot] = []
     owner: dict[int, str] = {}
@@ -70,7 +70,10 @@ def pool_slots(pools: Sequence[Pool]) -> list[Slot]:
         if not isinstance(pool.devices, str):
             expected = "expected devices of this machine, such as 'cpu:2' or 'cuda:0,1'"
             raise PoolError(f"pool {pool.name!r}: {expected}, got {pool.devices!r}")
-        own = local_slots(pool.devices)
+        try:
+            own = local_slots(pool.devices)
+        except ExecutorError as error:
+            raise PoolError(f"pool {pool.name!r}: {error}") from None
         for index in {slot.index for slot in own if slot.kind == "cuda"}:
             if (other := owner.setdefault(index, pool.name)) != pool.name:
                 raise ExecutorError(f"expected each GPU in one pool, got cuda:{index} in {other!r} and {pool.name!r}")
