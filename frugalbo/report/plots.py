@@ -332,8 +332,7 @@ def _legend_of_marks(figure: Figure, study: Study, failed: Sequence[Trial]) -> N
     if not marks:
         return
     ghost = figure.add_axes((0, 0, 0, 0), frameon=False, label="marks")
-    ghost.set_in_layout(False)
-    ghost.set_axis_off()
+    ghost.set_visible(False)  # also out of the tight bounding box, in which notebooks show a figure
     handles = [ghost.scatter([], [], **{k: v for k, v in mark.items() if k != "clip_on"}) for mark, _ in marks]
     figure.legend(handles, [text for _, text in marks], loc="outside lower left", ncols=3, frameon=False,
                   labelcolor=INK, fontsize=9)  # fmt: skip

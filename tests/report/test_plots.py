@@ -1,5 +1,6 @@
 """The pictures and the page: that they draw what is so, for any run, and nothing that a job wrote gets out."""
 
+import io
 import re
 import subprocess
 import sys
@@ -191,6 +192,12 @@ def test_importance_bars_are_the_shares_largest_on_top():
     assert [label.get_text() for label in ax.get_yticklabels()] == ["a", "b"]  # from below
     assert [bar.get_width() for bar in ax.patches] == [0.3, 0.7, 0.1, 0.5]
     assert "b takes part in 70 %" in ax.get_title(loc="left")
+
+
+@pytest.mark.parametrize("name", list(plots.FIGURES))
+def test_a_picture_is_shown_by_a_notebook_which_cuts_the_margins_off(name):
+    figure = plots.FIGURES[name](make_study(RECIPES["typical"]))
+    figure.savefig(io.BytesIO(), bbox_inches="tight")
 
 
 def test_plots_leave_the_settings_of_matplotlib_alone():
