@@ -17,10 +17,10 @@ def cells(path, kind="code"):
     return ["".join(cell["source"]) for cell in json.loads(path.read_text())["cells"] if cell["cell_type"] == kind]
 
 
-def test_there_are_tutorials_and_the_readme_names_them():
-    readme = (FOLDER.parent / "README.md").read_text()
-    assert NOTEBOOKS
-    assert all(f"tutorials/{path.name}" in readme for path in NOTEBOOKS)
+def test_the_index_names_every_notebook_once_and_nothing_else_and_the_readme_names_the_index():
+    listed = re.findall(r"^\| \[\w+\]\(([^)]+)\)", (FOLDER / "README.md").read_text(), re.MULTILINE)
+    assert sorted(listed) == [path.name for path in NOTEBOOKS]
+    assert "(tutorials/README.md)" in (FOLDER.parent / "README.md").read_text()
 
 
 @pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.stem)
