@@ -4,6 +4,7 @@ import itertools
 import json
 import math
 import re
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -159,6 +160,7 @@ def test_the_step_that_most_seeds_came_to_is_told_and_none_where_there_is_an_end
         Budget(evaluations=1), (math.nan,) * 5, 1, 0, 1, {}, 0, ((3, 1.0), (9, 5.0), (3, 2.0), None, (9, 6.0))
     )
     assert bought.short == (9, 5.5, 2)
+    assert replace(bought, partial=(*bought.partial, (3, 6.0))).short == (3, 3.0, 3)
     (whole,) = simulate(curves_of([1.0, 2.0]), budget="40s", seeds=3, shares=[1.0])
     assert whole.partial == (None,) * 3
     assert whole.short is None

@@ -110,7 +110,7 @@ def _thinned(curve: Curve, *, is_log: bool) -> Curve:
 def _lines(ax: Axes, curves: Sequence[Curve], status: Status, label: str, alpha: float) -> None:
     color, order = _LINES[status], 2 + _ORDER.index(status) / 2
     width = 1.4 if status == Status.RUNNING else 1.0
-    strong = 0.9 if status in (Status.RUNNING, Status.FAILED) else alpha
+    strong = {Status.RUNNING: 0.9, Status.FAILED: 0.9, Status.COMPLETED: max(0.6, alpha)}.get(status, alpha)
     lines = [curve for curve in curves if len(curve) > 1]
     ax.add_collection(LineCollection(lines, colors=color, linewidths=width, alpha=strong, zorder=order), autolim=False)
     ax.plot([], [], color=color, linewidth=1.6, label=label)
