@@ -80,7 +80,8 @@ _SECTIONS: Final = (
     (
         "gantt",
         "What the devices did",
-        "Each bar is a segment of the trial with that number; a triangle where one goes on that had been set aside.",
+        "Each bar is a segment of the trial with that number; a triangle where one goes on that had been set aside. "
+        "Of more than 400 the bars alone are drawn.",
     ),
     (
         "pauses",
