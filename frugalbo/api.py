@@ -48,6 +48,7 @@ class Settings:
         dollars_per_hour: The price of one device.
         trial_cap_s: The most seconds that any segment may take.
         min_gain: As for `tune`.
+        stop_regret: As for `tune`.
         pools: In the place of `devices` and their price.
     """
 
@@ -58,6 +59,7 @@ class Settings:
     trial_cap_s: float | None = None
     min_gain: str | None = None
     pools: tuple[Pool, ...] | None = None
+    stop_regret: float | None = None
 
     def __post_init__(self) -> None:
         if self.pools is not None:
@@ -70,6 +72,9 @@ class Settings:
             raise BudgetError(f"a cap on trials must be above 0 seconds, got {self.trial_cap_s!r}")
         if self.min_gain is not None:
             MinGain.of(self.min_gain)  # refuses what cannot be read
+        is_number = isinstance(self.stop_regret, (int, float)) and not isinstance(self.stop_regret, bool)
+        if self.stop_regret is not None and not (is_number and 0 < self.stop_regret < math.inf):
+            raise BudgetError(f"expected stop_regret above 0, in units of the objective, got {self.stop_regret!r}")
 
     def proposer(self, problem: Problem, seed: int) -> Proposer:
         """What answers to `method`, with its price.
@@ -78,7 +83,7 @@ class Settings:
             MethodError: If there is no such method, or it cannot have a price.
         """
         price = None if self.min_gain is None else MinGain.of(self.min_gain)
-        return make_proposer(self.method, problem, seed=seed, min_gain=price)
+        return make_proposer(self.method, problem, seed=seed, min_gain=price, stop_regret=self.stop_regret)
 
     def make_scheduler(self, proposer: Proposer, costs: CostModel | None) -> Scheduler:
         """What answers to `scheduler`.
@@ -127,6 +132,7 @@ def tune(
     pools: Sequence[Pool | Mapping[str, Any]] | str | Path | None = None,
     trial_cap: str | float | None = None,
     min_gain: str | None = None,
+    stop_regret: float | None = None,
     cost: StatedCost | None = None,
     storage: str | Path | None = None,
     executor: Executor | None = None,
@@ -151,6 +157,8 @@ def tune(
         min_gain: What must be expected to be gained for the run to go on, such as `"0.001 per 60s"`: as soon as
             no configuration is expected to improve the objective by 0.001 for each 60 device-seconds that
             it takes, nothing more is started. Also per GPU-hour, USD or trial; by default the budget is spent.
+        stop_regret: Stop when the model is confident that no configuration is better than the best by more than this,
+            in units of the objective; see `frugalbo.propose.regret`. By default the budget is spent.
         cost: What is known of a trial's cost, in the place of what the problem states; see `frugalbo.budget.stated`.
         storage: A database file or URL in which the run survives; by default it lives in memory.
         executor: Where trials run, if not on this machine's devices.
@@ -161,7 +169,7 @@ def tune(
     """
     problem = _stating(problem, cost)
     read = None if pools is None else read_pools(pools)
-    settings = Settings(method, scheduler, devices, dollars_per_hour, seconds(trial_cap), min_gain, read)
+    settings = Settings(method, scheduler, devices, dollars_per_hour, seconds(trial_cap), min_gain, read, stop_regret)
     amount = Budget.of(budget)
     is_free = not settings.is_priced and executor is None
     if amount.dollars is not None and is_free:
@@ -181,6 +189,7 @@ def resume(
     problem: Problem | None = None,
     budget: Budget | str | float | Mapping[str, Any] | None = None,
     min_gain: str | None = None,
+    stop_regret: float | str | None = None,
     pools: Sequence[Pool | Mapping[str, Any]] | str | Path | None = None,
     executor: Executor | None = None,
     observe: Observer | None = None,
@@ -193,12 +202,13 @@ def resume(
         problem: Needed if its job is a function that only lived in memory.
         budget: A new budget for the whole run, including what is already spent.
         min_gain: A new one, as for `tune`; `"none"` to spend all of the budget.
+        stop_regret: The same.
         pools: New ones, such as with larger budgets; of a pool that keeps its name, what was spent there counts.
         executor: As for `tune`.
         observe: As for `tune`.
     """
     with ExitStack() as stack:
-        handle = _stored(stack, run, storage, problem, budget, min_gain, pools)
+        handle = _stored(stack, run, storage, problem, budget, min_gain, pools, stop_regret)
         return _run(handle, executor or _local_executor(handle.problem, handle.settings), observe)
 
 
@@ -319,6 +329,7 @@ def _stored(
     budget: Budget | str | float | Mapping[str, Any] | None,
     min_gain: str | None,
     pools: Sequence[Pool | Mapping[str, Any]] | str | Path | None = None,
+    stop_regret: float | str | None = None,
 ) -> Handle:
     store = stack.enter_context(Store(storage))
     record = store.run(run)
@@ -342,6 +353,8 @@ def _stored(
         spec["budget"] = Budget.of(budget).to_json()
     if min_gain is not None:
         spec["settings"] = {**spec["settings"], "min_gain": None if min_gain == "none" else min_gain}
+    if stop_regret is not None:
+        spec["settings"] = {**spec["settings"], "stop_regret": None if stop_regret == "none" else stop_regret}
     if pools is not None:
         changed = {"pools": [pool.to_json() for pool in read_pools(pools)], "devices": None, "dollars_per_hour": 0.0}
         spec["settings"] = {**spec["settings"], **changed}
@@ -409,6 +422,8 @@ def _run(handle: Handle, executor: Executor, observe: Observer | None) -> Report
         # Some seconds of imports, done while the first trials run.
         Thread(target=preload, name="frugalbo-preload", daemon=True).start()
     reason = loop.run()
+    if handle.lease:
+        handle.lease.note_end(reason)
     return Report(study, run_id=handle.run_id, stop_reason=reason)
 
 

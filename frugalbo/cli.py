@@ -96,6 +96,7 @@ def _parser() -> argparse.ArgumentParser:
         "--scheduler", default="auto", help="auto, fixed, sh, hyperband, asha, freeze-thaw, asha-stop, median"
     )
     tune.add_argument("--min-gain", metavar="GAIN", help="stop when less is to be expected, such as '0.001 per 60s'")
+    tune.add_argument("--stop-regret", type=float, metavar="REGRET", help="stop when no more than this can be gained")
     tune.add_argument("--seed", type=int, default=0)
     tune.add_argument("--command", help="a command to tune, with {name} where a parameter goes")
     tune.add_argument(
@@ -118,6 +119,7 @@ def _parser() -> argparse.ArgumentParser:
     resume = commands.add_parser("resume", parents=[which, view, out], help="go on with a run")
     resume.add_argument("--budget", help="a new budget for the whole run, what is spent included")
     resume.add_argument("--min-gain", metavar="GAIN", help="a new one; none to spend all of the budget")
+    resume.add_argument("--stop-regret", type=_none_or_number, metavar="REGRET", help="a new one; none to do without")
     resume.add_argument("--pools", metavar="FILE", help="new pools, such as with larger budgets")
     resume.set_defaults(call=_resume)
 
@@ -165,6 +167,7 @@ def _tune(args: argparse.Namespace) -> int:
             pools=args.pools,
             trial_cap=args.trial_cap,
             min_gain=args.min_gain,
+            stop_regret=args.stop_regret,
             cost=args.cost,
             storage=_storage(args),
             observe=view,
@@ -189,6 +192,7 @@ def _resume(args: argparse.Namespace) -> int:
             storage=_existing(args),
             budget=args.budget,
             min_gain=args.min_gain,
+            stop_regret=args.stop_regret,
             pools=args.pools,
             observe=view,
         )
@@ -367,6 +371,10 @@ def _literal(text: str) -> Any:  # noqa: ANN401 - a number, a truth or a text
     return {"true": True, "false": False, "none": None}.get(text.strip().lower(), text.strip())
 
 
+def _none_or_number(text: str) -> float | str:
+    return "none" if text == "none" else float(text)
+
+
 def _parameter(name: str, spec: str) -> Parameter:
     from frugalbo.space import Choice, Fixed, Float, Int
 
@@ -423,7 +431,7 @@ def _report_of(store: Store, run_id: str) -> Report:
     from frugalbo.report import Report
 
     record = store.run(run_id)
-    reason = "still running" if record.holder else "not running"
+    reason = "still running" if record.holder else store.stop_reason(run_id) or "not running"
     return Report(_study(store, run_id), run_id=run_id, stop_reason=reason)
 
 

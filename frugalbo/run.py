@@ -61,6 +61,7 @@ class RunLoop:
     trial_cap_s: float | None = None
     observe: Observer | None = None
     _refused: str = field(default="", init=False)
+    _is_finished: bool = field(default=False, init=False)
     _fresh: list[Event] = field(default_factory=list, init=False)
     _luck: _Luck = field(default_factory=lambda: _Luck(), init=False)
     _calm_at: float = field(default=math.inf, init=False)
@@ -95,7 +96,7 @@ class RunLoop:
                     _too_cheap(self.study)
                     or reason
                     or _too_small(self.study)
-                    or self._refused
+                    or (f"{self._refused}; {saved(self.study.balance())}" if self._is_finished else self._refused)
                     or "the scheduler has nothing more to try"
                 )
             ended = self._wait()
@@ -142,7 +143,7 @@ class RunLoop:
 
     def _dispatch(self) -> None:
         """Ask for decisions and carry them out, until no slot is free or nothing more is affordable."""
-        self._refused = ""
+        self._refused, self._is_finished = "", False
         slots = self._open_slots()
         if not slots:
             return
@@ -154,6 +155,7 @@ class RunLoop:
                 self.executor.cancel(decision.trial, Outcome.STOPPED)
             elif isinstance(decision, Finish):
                 self._refused = decision.reason
+                self._is_finished = True
             else:
                 self._begin(decision, predict, sharers=sharers)
                 sharers -= 1
@@ -245,6 +247,13 @@ class RunLoop:
 def trial_folder(folder: Path, trial: int) -> Path:
     """Where a trial keeps its checkpoints and logs."""
     return folder / f"trial-{trial:05d}"
+
+
+def saved(balance: Balance) -> str:
+    """What of the budget a run that ends now has not spent, in words."""
+    units = {"device_seconds": "device-seconds", "dollars": "USD", "evaluations": "trials"}
+    kept = [f"{a.free:.4g} of {a.total:.4g} {units[name]}" for name, a in balance.limited.items() if name in units]
+    return f"saved {' and '.join(kept)}" if kept else "the rest of the time is saved"
 
 
 def _too_small(study: Study) -> str | None:

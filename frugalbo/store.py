@@ -7,6 +7,7 @@
 | `frugalbo_events` | an event of a run, numbered 1, 2, 3.. without gaps, as JSON |
 | `frugalbo_sessions` | the time during which one controller held the lease of a run |
 | `frugalbo_pauses` | a session whose controller was asked to end with all trials paused |
+| `frugalbo_endings` | why a session's controller ended its run, in a sentence |
 
 Events are only ever added; what changes is a session's heartbeat, and a run's spec when it is
 amended. A run is written by the one controller that holds its `Lease`. Everybody may read at any
@@ -76,6 +77,12 @@ _PAUSES = sa.Table(
     "frugalbo_pauses",
     sa.MetaData(),
     sa.Column("session", sa.Integer, primary_key=True, autoincrement=False),
+)
+_ENDINGS = sa.Table(
+    "frugalbo_endings",
+    sa.MetaData(),
+    sa.Column("session", sa.Integer, primary_key=True, autoincrement=False),
+    sa.Column("reason", sa.Text, nullable=False),
 )
 
 
@@ -216,6 +223,17 @@ class Store:
             if not _is_asked_to_pause(connection, held.number):
                 connection.execute(_PAUSES.insert().values(session=held.number))
         return str(row.id)
+
+    def stop_reason(self, run_id: str) -> str | None:
+        """Why the last controller of a run ended it; None if it did not say, as it runs, or was killed."""
+        if not self._open():
+            raise StorageError(f"there are no runs in {self}")
+        with self._begin() as connection:
+            run = self._find(connection, run_id).number
+            if not sa.inspect(connection).has_table(_ENDINGS.name):
+                return None
+            last = sa.select(sa.func.max(_SESSIONS.c.number)).where(_SESSIONS.c.run == run).scalar_subquery()
+            return connection.scalar(sa.select(_ENDINGS.c.reason).where(_ENDINGS.c.session == last))
 
     def wall_seconds(self, run_id: str) -> float:
         """How long controllers have held this run.
@@ -370,6 +388,17 @@ class Lease:
         body = _spec(spec)
         with self._writing() as connection:
             connection.execute(_RUNS.update().where(_RUNS.c.number == self._run).values(spec=body))
+
+    def note_end(self, reason: str) -> None:
+        """Write down why this controller ends the run, in the place of what it said before.
+
+        Raises:
+            LeaseError: If the lease was lost; nothing was written.
+        """
+        with self._writing() as connection:
+            _ENDINGS.create(connection, checkfirst=True)
+            connection.execute(_ENDINGS.delete().where(_ENDINGS.c.session == self._session))
+            connection.execute(_ENDINGS.insert().values(session=self._session, reason=reason))
 
     def renew(self) -> None:
         """Say that this controller is alive; at most one write a second, so call it as often as you like.

@@ -84,7 +84,7 @@ ONLY_IN = {
     "hypothesis": {"testing"},
 }
 # Modules of a light layer that are imported when a model is first asked.
-LATE = {f"propose.{name}" for name in ("bo", "fit", "maximise", "prediction", "worth")}
+LATE = {f"propose.{name}" for name in ("bo", "fit", "maximise", "prediction", "regret", "worth")}
 # Packages as such: their `__init__` only gathers names.
 PACKAGES = {"", "budget", "rollouts", "testing"}
 

@@ -58,20 +58,24 @@ class MethodError(FrugalError, ValueError):
     """A method of proposing that does not exist."""
 
 
-def make_proposer(method: str, problem: Problem, *, seed: int, min_gain: MinGain | None = None) -> Proposer:
-    """The proposer of that name; with `min_gain`, it says when nothing is worth its price.
+def make_proposer(
+    method: str, problem: Problem, *, seed: int, min_gain: MinGain | None = None, stop_regret: float | None = None
+) -> Proposer:
+    """The proposer of that name; with `min_gain` or `stop_regret`, it says when nothing is worth suggesting any more.
 
     Raises:
-        MethodError: If there is none, and says which there are; or it expects nothing, but has a price.
+        MethodError: If there is none, and says which there are; or it expects nothing, but is to stop by that.
     """
     if min_gain is not None and method in LIGHT:
         raise MethodError(f"min_gain needs a method that predicts gains, such as 'auto'; {method!r} does not")
+    if stop_regret is not None and method in LIGHT:
+        raise MethodError(f"stop_regret needs a method with a model, such as 'auto'; {method!r} has none")
     if method == "random":
         return RandomProposer(seed=seed)
     if method == "sobol":
         return SobolProposer(seed=seed)
     if method in METHODS:
-        return _LateBO(problem, seed, method, min_gain)
+        return _LateBO(problem, seed, method, min_gain, stop_regret)
     raise MethodError(f"unknown method {method!r}; expected one of {', '.join(METHODS)}")
 
 
@@ -84,9 +88,12 @@ def preload() -> None:
 class _LateBO:
     """Bayesian optimisation that imports torch when its model is first asked, not before."""
 
-    def __init__(self, problem: Problem, seed: int, method: str, min_gain: MinGain | None = None) -> None:
+    def __init__(
+        self, problem: Problem, seed: int, method: str, min_gain: MinGain | None, stop_regret: float | None
+    ) -> None:
         self._method = method
         self._min_gain = min_gain
+        self._stop_regret = stop_regret
         self._initial = initial_trials(problem)
         self._seed = seed
         self._design = InitialDesign(seed=seed)
@@ -107,5 +114,7 @@ class _LateBO:
         if self._bo is None:
             from frugalbo.propose.bo import BayesianProposer
 
-            self._bo = BayesianProposer(seed=self._seed, method=self._method, min_gain=self._min_gain)
+            self._bo = BayesianProposer(
+                seed=self._seed, method=self._method, min_gain=self._min_gain, stop_regret=self._stop_regret
+            )
         return self._bo

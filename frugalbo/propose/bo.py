@@ -61,6 +61,7 @@ from frugalbo.propose.listed import Listed
 from frugalbo.propose.maximise import Allowed, Found, best_new, evaluate, make_pool, maximise
 from frugalbo.propose.points import Points
 from frugalbo.propose.prediction import predicted
+from frugalbo.propose.regret import RegretBound
 from frugalbo.propose.sobol import SobolProposer
 from frugalbo.propose.worth import Worth
 from frugalbo.space import Params, Space
@@ -91,6 +92,7 @@ class BayesianProposer:
         hard_budget: Whether what is left of the budget counts.
         feasibility: Whether it counts how likely a configuration is to run at all.
         min_gain: The price at which nothing is worth suggesting any more; suggestions say so.
+        stop_regret: The bound on regret at which it is not, either; see `frugalbo.propose.regret`.
         model_of: The most observations that a model is of; of more, a subset is chosen.
         time_limit_s: What one call of `propose` may take, give or take a step of the arithmetic.
         among: The only configurations there are, as on recorded trials; by default all of the space.
@@ -107,6 +109,7 @@ class BayesianProposer:
         hard_budget: bool = True,
         feasibility: bool = True,
         min_gain: MinGain | None = None,
+        stop_regret: float | None = None,
         model_of: int = MODEL_OF,
         time_limit_s: float = TIME_LIMIT_S,
         among: Sequence[Params] | None = None,
@@ -127,6 +130,7 @@ class BayesianProposer:
         self.hard_budget = hard_budget
         self.feasibility = feasibility
         self.min_gain = min_gain
+        self.stop_regret = stop_regret
         self.model_of = model_of
         self.time_limit_s = time_limit_s
         self._fit = Fitter(method, alpha, cost, hard_budget, feasibility, min_gain, model_of, seed)
@@ -141,7 +145,7 @@ class BayesianProposer:
         found = list(self._design.propose(study, sobol))
         if len(found) < sobol or len(found) == n:
             return found
-        evidence = Evidence(study, [s.params for s in found], ranked=self.min_gain is None)
+        evidence = Evidence(study, [s.params for s in found], ranked=self._is_ranked)
         if len(evidence.losses) < 2:
             reason = f"{len(evidence.losses)} of {len(study.trials)} trials have a value, the model needs 2"
             return self._instead(study, n, reason)
@@ -168,7 +172,7 @@ class BayesianProposer:
             study: As it stands; what runs has no value yet.
             is_over: Asked every few milliseconds whether to leave off.
         """
-        evidence = Evidence(study, ranked=self.min_gain is None)
+        evidence = Evidence(study, ranked=self._is_ranked)
         if len(evidence.losses) < 2:
             return
         with _one_thread(), suppress(OutOfTime, *_FAILURES):
@@ -209,7 +213,8 @@ class BayesianProposer:
         models = self._fit(study, evidence, deadline.check)
         left_s = seconds_left(study) if self.hard_budget else math.inf
         trials_left = math.inf if study.ledger is None else study.ledger.balance()["evaluations"].free
-        worth, not_worth = Worth.of(self.min_gain, study, evidence.losses, self._initial(study)), ""
+        stated, not_worth = (study, evidence.losses, self._initial(study)), ""
+        rules = [Worth.of(self.min_gain, *stated), RegretBound.of(self.stop_regret, *stated)]
         pending, tried = evidence.pending, evidence.tried
         suggestions: list[Suggestion] = []
         pool, slate = self._pool(study, evidence, number), None
@@ -234,9 +239,10 @@ class BayesianProposer:
                 return
             if best.problem:
                 warnings.warn(f"the search for the best suggestion: {best.problem}", FrugalWarning, stacklevel=4)
-            if worth is not None and not not_worth:
-                # What is not worth it now is not, either, once more is believed.
-                not_worth = worth.missing(situation, search.points, search.known, search.distance)
+            for rule in rules:
+                if rule is not None and not not_worth:
+                    # What is not worth it now is not, either, once more is believed.
+                    not_worth = rule.missing(situation, search.points, search.known, search.distance)
             why = {
                 "method": method,
                 "because": because,
@@ -272,6 +278,11 @@ class BayesianProposer:
         if evidence.is_ranked and method != "pbgi":
             return "ei", "trials are held on their way, so results are ranks, and costs hardly differ"
         return method, because
+
+    @property
+    def _is_ranked(self) -> bool:
+        """Whether ranks may take the place of values: not where something is said in the objective's units."""
+        return self.min_gain is None and self.stop_regret is None
 
     def _initial(self, study: Study) -> int:
         return initial_trials(study.problem) if self.initial is None else self.initial

@@ -40,7 +40,7 @@ from frugalbo.study import Study
 
 Array = NDArray[np.float64]
 
-_LEAST = 2.0  # times the initial trials
+LEAST = 2.0  # times the initial trials
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,7 +63,7 @@ class Worth:
     @classmethod
     def of(cls, min_gain: MinGain | None, study: Study, losses: Array, initial: int) -> Worth | None:
         """The rule for a study with these losses; None where it does not apply (yet)."""
-        if min_gain is None or len(losses) < _LEAST * initial:
+        if min_gain is None or len(losses) < LEAST * initial:
             return None
         unit_s = None
         if min_gain.resource == "device_seconds":
