@@ -101,6 +101,21 @@ class StoreConformance:
         with pytest.raises(StorageError, match="there are no runs in"):
             store.run()
 
+    def test_the_reason_is_that_of_the_last_controller(self, store: Store) -> None:
+        """What each says last counts; one that says nothing leaves none."""
+        run, other = store.create_run(SPEC), store.create_run(SPEC)
+        assert store.stop_reason(run) is None
+        for said in (["it rained", "enough"], ["spent"]):
+            with store.lease(run) as lease:
+                for reason in said:
+                    lease.note_end(reason)
+            assert store.stop_reason(run) == said[-1]
+        assert store.stop_reason(other) is None
+        with store.lease(run):
+            assert store.stop_reason(run) is None
+        with pytest.raises(LeaseError):
+            lease.note_end("too late")
+
     def test_runs_are_found_as_they_were_created(self, store: Store) -> None:
         """Ids are readable, numbered by name, and the newest comes last."""
         before = time.time()
