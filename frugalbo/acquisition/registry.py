@@ -103,11 +103,11 @@ class Situation:
     unbelieving: Objective | Target
     pending: Tensor
     pool: Tensor
-    cost: tuple[FittedCost, float] | None
-    alpha: float
-    feasibility: FeasibilityGP | None
-    hard_budget: HardBudget | None
-    seed: int
+    cost: tuple[FittedCost, float] | None = None
+    alpha: float = 1.0
+    feasibility: FeasibilityGP | None = None
+    hard_budget: HardBudget | None = None
+    seed: int = 0
     trials_left: float = math.inf
     constraints: tuple[ConstraintModel, ...] = ()
 
