@@ -6,7 +6,7 @@
 
 Races on the tables of `benchmarks.curve_tables`, ours through the real run loop on a virtual clock. All methods
 draw their configurations from the table at random, in the same order for the same seed, so they differ
-by what they do with time alone.
+by what they do with time alone; but for those whose name ends in `+bo`, which choose them by expected improvement.
 
 * The budget is so many mean costs of a full run, in device-seconds of all workers together. What a
   segment costs is known to all: the table's seconds a step.
@@ -14,8 +14,8 @@ by what they do with time alone.
   *end of its curve*, which the tool may not have seen: regret `(final - best) / (median - best)`, at most 1,
   and 1 if it diverges or there is no answer. Medians and best are of all configurations of the table.
 
-Methods: the schedulers of `frugalbo.scheduler` by name, with `random` for `fixed`, and the peers of
-`benchmarks.curve_peers` where they are installed.
+Methods: the schedulers of `frugalbo.scheduler` by name, with `random` for `fixed`, some of them with `+bo`, and
+the peers of `benchmarks.curve_peers` where they are installed.
 
 Each cell (table, method, budget, workers, seed) is a line of JSON, appended when it is done; a cell that
 is there for the same version of its method is not run again. Ours has as version a digest of the
@@ -47,6 +47,7 @@ from benchmarks.peers import Stopwatch
 from frugalbo.budget.amounts import Budget
 from frugalbo.budget.cost import cost_model
 from frugalbo.executors.simulated import SimulatedExecutor
+from frugalbo.propose import Proposer
 from frugalbo.run import RunLoop
 from frugalbo.scheduler import SCHEDULERS, make_scheduler
 from frugalbo.session import OpenStudy
@@ -56,17 +57,24 @@ RESULTS = Path(__file__).parent / "results" / "race_curves.jsonl"
 BUDGETS = (5, 20, 50)
 WORKERS = (1, 4, 16)
 OURS = {"random": "fixed"} | {name: name for name in SCHEDULERS if name not in ("auto", "fixed")}
+OURS |= {f"{name}+bo": name for name in ("asha", "freeze-thaw")}
 Cell = tuple[str, str, int, int, int]  # table, method, budget in full runs, workers, seed
 
 
-def run_ours(table: CurveTable, scheduler: str, budget_s: float, workers: int, seed: int) -> OpenStudy:
-    """A run of one of our schedulers to its end."""
+def run_ours(
+    table: CurveTable, scheduler: str, budget_s: float, workers: int, seed: int, *, is_modelled: bool = False
+) -> OpenStudy:
+    """A run of one of our schedulers to its end, with random configurations or those of a model."""
     study = OpenStudy(table.problem, Budget(device_seconds=budget_s))
     costs = cost_model(table.problem, 0.995)
     slots = [Slot(f"sim:{i}", "cpu", i) for i in range(workers)]
     executor = SimulatedExecutor(table.problem, slots, table.simulate)
-    loop = RunLoop(study, make_scheduler(scheduler, Pool(table, seed), costs), executor, costs, Path("unused"), seed)
-    loop.run()
+    proposer: Proposer = Pool(table, seed)
+    if is_modelled:
+        from frugalbo.propose.bo import BayesianProposer
+
+        proposer = BayesianProposer(seed=seed, method="ei", among=table.configurations, cost=costs)
+    RunLoop(study, make_scheduler(scheduler, proposer, costs), executor, costs, Path("unused"), seed).run()
     return study
 
 
@@ -76,7 +84,8 @@ def run_cell(name: str, method: str, budget: int, workers: int, seed: int) -> di
     budget_s, own_seed = budget * table.full_cost_s, race.own_seed(name, seed)
     with watch.running():
         if method in OURS:
-            study = run_ours(table, OURS[method], budget_s, workers, own_seed)
+            modelled = method.endswith("+bo")
+            study = run_ours(table, OURS[method], budget_s, workers, own_seed, is_modelled=modelled)
             best, at_step = study.best(), study.compared_at()
             found = None if best is None else best.params
             trials = len(study.trials)
@@ -187,7 +196,7 @@ def main() -> None:
     if asked.table:
         print(markdown(read(asked.out), asked.methods))
         return
-    methods = asked.methods or list(OURS)
+    methods = asked.methods or [name for name in OURS if not name.endswith("+bo")]
     if unknown := [method for method in methods if method not in OURS and method not in curve_peers.PACKAGES]:
         parser.error(f"no method {unknown[0]!r}; expected some of {', '.join([*OURS, *curve_peers.PACKAGES])}")
     if absent := [m for m in methods if m in curve_peers.PACKAGES and not curve_peers.is_installed(m)]:
