@@ -180,7 +180,7 @@ class RunLoop:
         else:
             paused = self.study.trials[decision.trial]
             trial, segment, start = paused.number, len(paused.starts), paused.checkpoint
-            params, planned, why = paused.params, paused.planned, {"resumed": f"from step {start}"}
+            params, planned, why = paused.params, paused.planned, {**decision.why, "resumed": f"from step {start}"}
         slot, until = decision.slot, decision.until
         quote = self._quote(predict(params, start, until), slot, first=segment == 0, sharers=sharers)
         if quote is None:

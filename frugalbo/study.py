@@ -484,6 +484,10 @@ class Study:
             raise StudyError(f"there is no trial {number}, but {len(self.trials)}, counted from 0")
         found, metric = self.trials[number], self.problem.objective.metric
         said = in_words(found.why, metric)
+        said += [
+            f"It was sent on from step {s.start} to {s.until}, because {s.why['because']}."
+            for s in found.starts[1:] if "because" in s.why
+        ]  # fmt: skip
         value = self.value(found)
         result = f"without a value of {metric}" if value is None else f"with {metric} = {value:.4g}"
         used = found.used("device_seconds")

@@ -35,6 +35,7 @@ class Resume:
     slot: Slot
     trial: int
     until: int
+    why: Mapping[str, Any] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)

@@ -36,6 +36,7 @@ from frugalbo.study import Status, Study, Trial
 
 _LATEST: Final = 8  # trials by which the cost of the next one is judged
 _NORMAL: Final = NormalDist()
+_LAST_PART: Final = "what was left paid for no whole trial more, and of those that it could finish this promised most"
 
 
 class FreezeThawScheduler(AshaScheduler):
@@ -61,7 +62,7 @@ class FreezeThawScheduler(AshaScheduler):
         can = [t for n in held if purse.affords((t := study.trials[n]).params, t.checkpoint, steps)]
         for trial in _by_index(study, purse, can):
             if purse.is_open:
-                purse.resume(trial, steps)
+                purse.resume(trial, steps, {"because": _LAST_PART})
         if purse.is_open and not purse.decisions and not study.count(Status.RUNNING):
             super()._go_on(study, purse)
 

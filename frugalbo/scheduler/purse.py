@@ -11,8 +11,9 @@ from __future__ import annotations
 
 import itertools
 from collections import deque
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import replace
+from typing import Any
 
 from frugalbo.budget.afford import Quote, Refusal, quote
 from frugalbo.budget.cost import CostModel, CostPrediction, Predictor, predictor
@@ -83,10 +84,10 @@ class Purse:
             lambda slot: Start(slot, suggestion.params, until, planned, suggestion.why), predicted, first=True
         )
 
-    def resume(self, trial: Trial, until: int) -> bool:
+    def resume(self, trial: Trial, until: int, why: Mapping[str, Any] | None = None) -> bool:
         """Let a trial go on, on the best slot where that is affordable."""
         predicted = self._predict(trial.params, trial.checkpoint, until) if self.waiting else None
-        return self._place(lambda slot: Resume(slot, trial.number, until), predicted, first=False)
+        return self._place(lambda slot: Resume(slot, trial.number, until, why or {}), predicted, first=False)
 
     def affords(self, params: Params, start: int, until: int) -> bool:
         """Whether what is left would pay for a segment on some slot that no decision took."""
