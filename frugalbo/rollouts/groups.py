@@ -6,7 +6,9 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 
-def group_advantages(prompt_ids: ArrayLike, rewards: ArrayLike, *, clip: float = 5.0) -> NDArray[np.float64]:
+def group_advantages(
+    prompt_ids: ArrayLike, rewards: ArrayLike, *, clip: float = 5.0, by_std: bool = True
+) -> NDArray[np.float64]:
     """Each reward less its group's mean, over its group's standard deviation.
 
     `(r - mean) / (std + 1e-6)` with the unbiased `std`, cut at plus and minus `clip`, as in the released
@@ -18,6 +20,7 @@ def group_advantages(prompt_ids: ArrayLike, rewards: ArrayLike, *, clip: float =
         prompt_ids: The prompt of each rollout, shape r.
         rewards: Any numbers, shape r.
         clip: The largest advantage.
+        by_std: Whether to divide by the standard deviation; Dr. GRPO (arXiv:2503.20783) does not.
 
     Returns:
         Shape r.
@@ -26,5 +29,7 @@ def group_advantages(prompt_ids: ArrayLike, rewards: ArrayLike, *, clip: float =
     _, group = np.unique(np.asarray(prompt_ids), return_inverse=True)
     n = np.bincount(group)
     centred = rewards - (np.bincount(group, weights=rewards) / n)[group]
+    if not by_std:
+        return np.clip(centred, -clip, clip)
     std = np.sqrt(np.bincount(group, weights=centred**2) / np.maximum(n - 1, 1))
     return np.clip(centred / (std[group] + 1e-6), -clip, clip)
