@@ -1,6 +1,6 @@
 """Where do rollouts go in a real GRPO, and does it matter? Rules of allocation at equal tokens, on a language model.
 
-    python benchmarks/grpo.py [--seeds 5] [--rates 3e-4 1e-3] [--size mini] [--out FILE]
+    python benchmarks/grpo.py [--seeds 5] [--rates 1e-3] [--rules uniform ...] [--size mini] [--out FILE]
     python benchmarks/grpo.py --table [--out FILE]
 
 `problems/knapsack_grpo` at its defaults but for the rule and the learning rate: every run begins with the same warm
@@ -91,6 +91,7 @@ def run(settings: Record, seed: int) -> Record:
         "before": round(before, 5),
         **curves,
         "tokens": int(reports[-1]["metrics"]["tokens"]),
+        "state_bytes": int(max(r["metrics"]["state_bytes"] for r in reports)),
         "token_budget": updates * job().SIZES[config.size].tokens,
         "failed": failed,
         "cpu_s": round(cpu_s, 2),
@@ -109,10 +110,10 @@ def read(path: Path) -> list[Record]:
     return [json.loads(line) for line in path.read_text().splitlines()] if path.exists() else []
 
 
-def run_missing(size: str, seeds: Iterable[int], rates: Sequence[float], path: Path) -> None:
+def run_missing(size: str, seeds: Iterable[int], rates: Sequence[float], rules: Sequence[str], path: Path) -> None:
     """Run what is not recorded, each result appended as soon as it is there."""
     done = {key(record) for record in read(path)}
-    for seed, lr, rule in itertools.product(seeds, rates, RULES):
+    for seed, lr, rule in itertools.product(seeds, rates, rules):
         settings = {"size": size, "lr": lr, "allocation": rule}
         if key({**settings, "seed": seed}) in done:
             continue
@@ -170,7 +171,8 @@ def main() -> None:
     """Run what is missing, or show the table."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--seeds", type=int, default=5)
-    parser.add_argument("--rates", type=float, nargs="+", default=[3e-4, 1e-3])
+    parser.add_argument("--rates", type=float, nargs="+", default=[1e-3])
+    parser.add_argument("--rules", nargs="+", choices=RULES, default=RULES)
     parser.add_argument("--size", default="mini")
     parser.add_argument("--out", type=Path, default=_OUT)
     parser.add_argument("--table", action="store_true")
@@ -181,7 +183,7 @@ def main() -> None:
     import torch
 
     torch.set_num_threads(1)
-    run_missing(args.size, range(args.seeds), args.rates, args.out)
+    run_missing(args.size, range(args.seeds), args.rates, args.rules, args.out)
 
 
 if __name__ == "__main__":
