@@ -245,6 +245,19 @@ def test_a_later_token_does_not_move_earlier_logits():
     assert ((before - after)[0, 5:].abs().amax(-1) > 1e-6).all()
 
 
+def test_under_bfloat16_autocast_it_generates_and_its_probabilities_are_nearly_those_of_float32():
+    model = model_of(1.5).float()
+    prompts = torch.randint(0, 17, (5, 8), generator=torch.Generator().manual_seed(1))
+    full = policy_gradient.log_probs(model, prompts, prompts, 1.0)
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        half = policy_gradient.log_probs(model, prompts, prompts, 1.0)
+        found = transformer.generate(model, prompts, torch.full((5,), 7), 1.0, 16, torch.Generator().manual_seed(0))
+    assert found.shape == (5, 7)
+    assert half.dtype == torch.float32
+    assert not torch.equal(half, full)
+    torch.testing.assert_close(half, full, atol=0.2, rtol=0.05)
+
+
 def test_building_a_model_neither_reads_nor_moves_the_global_random_state():
     before = torch.random.get_rng_state()
     a, b = (transformer.build(SHAPE, 3, "cpu") for _ in range(2))
