@@ -1,4 +1,4 @@
-"""The command line: `frugalbo tune | pause | resume | simulate | status | best | explain | report | export`.
+"""The command line: `frugalbo tune | pause | resume | simulate | metabo | status | best | explain | report | export`.
 
 Results go to stdout, refusals to stderr in one sentence with exit code 2. Exit code 1 says that
 the run ended without a single successful trial, or without one that meets its constraints, 130 that
@@ -17,7 +17,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from frugalbo import cli_simulate
+from frugalbo import cli_metabo, cli_simulate
 from frugalbo.errors import FrugalError, ProblemError, StudyError
 from frugalbo.table import FORMATS
 
@@ -126,6 +126,8 @@ def _parser() -> argparse.ArgumentParser:
     simulate = commands.add_parser("simulate", parents=[storage], help="what a budget would buy, on recorded trials")
     cli_simulate.add_arguments(simulate)
     simulate.set_defaults(call=lambda args: cli_simulate.run(args, _storage(args)))
+
+    cli_metabo.add_arguments(commands.add_parser("metabo", help="train the network that proposes as metabo"))
 
     for name, call, help_ in (
         ("status", _status, "where a run stands; --all lists every run"),

@@ -33,6 +33,10 @@ class ModelError(FrugalError, ValueError):
     """Observations that a surrogate cannot be fitted to, or a question it has no answer for."""
 
 
+class WeightsError(FrugalError, ValueError):
+    """A file of weights that is none, or not for this, or settings that make none."""
+
+
 class BanditError(FrugalError, ValueError):
     """An arm, reward, cost or state that a bandit cannot be told, or a choice that is over."""
 

@@ -51,7 +51,7 @@ LAYERS = [
     ["api"],
     ["recording"],
     ["replay"],
-    ["cli_simulate"],
+    ["cli_simulate", "cli_metabo"],
     ["integrations", "cli", "testing"],
 ]
 # What the layers alone would allow.

@@ -1,0 +1,183 @@
+"""The training of the universal network as a predictor: log density of what it has not seen, of tasks of a prior.
+
+Source: prior-data fitted networks, Mueller et al., arXiv:2112.10510. The loss is the negative log density of a
+density that is, once in a thousand, a standard Cauchy: a proper score, under which the few tasks whose
+outcomes are a thousand times what was seen do not drown all others (deviation).
+
+Batch `i` comes from a stream of its own, and a checkpoint holds all else, so a training that was interrupted
+and goes on makes the same weights as one that was not, on the same device.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import time
+import tomllib
+from collections.abc import Callable, Mapping
+from dataclasses import asdict, dataclass, field, fields
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from frugalbo.errors import WeightsError
+from frugalbo.metabo.bars import Prediction
+from frugalbo.metabo.priors import Prior
+from frugalbo.metabo.universal import Universal, UniversalShape
+from frugalbo.metabo.weights import read, save, write
+
+CHECKPOINT = "frugalbo.metabo.checkpoint/1"
+_ODD = 1e-3  # the share of outcomes that come from anywhere
+_CLIP = 1.0  # of the gradient's norm
+
+
+@dataclass(frozen=True, slots=True)
+class Training:
+    """How weights are made.
+
+    Args:
+        steps: Batches.
+        seed: Of weights and batches.
+        lr: At its highest.
+        warmup: Steps up to there; from there it falls to 0 along a cosine.
+        every: Steps between checkpoints, and between lines of the log.
+        device: `"cpu"` or `"cuda"`.
+        network: Its sizes.
+        prior: Of tasks.
+
+    Raises:
+        WeightsError: If a number is not above 0.
+    """
+
+    steps: int
+    seed: int = 0
+    lr: float = 1e-3
+    warmup: int = 100
+    every: int = 100
+    device: str = "cpu"
+    network: UniversalShape = field(default_factory=UniversalShape)
+    prior: Prior = field(default_factory=Prior)
+
+    def __post_init__(self) -> None:
+        for name in ("steps", "lr", "warmup", "every"):
+            value = getattr(self, name)
+            if not isinstance(value, (int, float)) or not 0 < value < math.inf:
+                raise WeightsError(f"expected {name} above 0, got {value!r}")
+
+    @classmethod
+    def of(cls, record: Mapping[str, Any]) -> Training:
+        """From plain types, as `to_json` gives them, or a file of TOML.
+
+        Raises:
+            WeightsError: If it has settings that there are not, or lacks `steps`.
+        """
+        parts = {**record, **{k: dict(record.get(k, {})) for k in ("network", "prior")}}
+        for kind, given in ((cls, parts), (UniversalShape, parts["network"]), (Prior, parts["prior"])):
+            known = {f.name for f in fields(kind)}
+            if unknown := set(given) - known:
+                raise WeightsError(f"unknown setting {min(unknown)!r}; expected some of {', '.join(sorted(known))}")
+        if "steps" not in parts:
+            raise WeightsError("expected steps, how many batches to train for, got none")
+        parts |= {"network": UniversalShape(**parts["network"]), "prior": Prior(**parts["prior"])}
+        return cls(**parts)
+
+    def to_json(self) -> dict[str, Any]:
+        """As plain JSON types."""
+        return asdict(self)
+
+
+def read_training(path: str | Path) -> Training:
+    """The training that a file of TOML describes.
+
+    Raises:
+        WeightsError: If the file is not that.
+    """
+    try:
+        record = tomllib.loads(Path(path).read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise WeightsError(f"cannot read a training from {str(path)!r}: {error}") from error
+    return Training.of(record)
+
+
+def train(training: Training, out: str | Path, observe: Callable[[dict[str, Any]], None] = lambda _: None) -> Universal:
+    """Train, or go on with a training that was interrupted, and write the weights to `out`.
+
+    Its checkpoint lies beside, as `out` with `.checkpoint` at its end, and stays there.
+
+    Args:
+        training: How.
+        out: Where to.
+        observe: Told each `every` steps how it goes.
+
+    Raises:
+        WeightsError: If the checkpoint is of another training.
+    """
+    out, device = Path(out), torch.device(training.device)
+    beside = out.with_name(out.name + ".checkpoint")
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(training.seed)
+        network = Universal(training.network).to(device)
+    optimizer = torch.optim.AdamW(network.parameters(), lr=training.lr, weight_decay=1e-3)
+    first, before_s, started = 0, 0.0, time.monotonic()
+    if beside.exists():
+        first, before_s = _restore(beside, training, network, optimizer)
+    losses: list[float] = []
+    for i in range(first, training.steps):
+        for group in optimizer.param_groups:
+            group["lr"] = training.lr * _schedule(i, training)
+        losses.append(_step(network, optimizer, training, i))
+        if (i + 1) % training.every == 0 or i + 1 == training.steps:
+            seconds = before_s + time.monotonic() - started
+            _checkpoint(beside, training, network, optimizer, i + 1, seconds)
+            observe({"step": i + 1, "loss": sum(losses) / len(losses), "seconds": round(seconds, 1)})
+            losses = []
+    seconds = before_s + time.monotonic() - started
+    save(out, network, {"training": training.to_json(), "seconds": round(seconds, 1), "torch": torch.__version__})
+    return network
+
+
+def loss_of(prediction: Prediction, truth: Tensor) -> Tensor:
+    """The negative log density of `truth`, which once in a thousand comes from anywhere; of the shape of `truth`."""
+    anywhere = -math.log(math.pi) - torch.log1p(truth * truth)
+    return -torch.logaddexp(math.log1p(-_ODD) + prediction.log_density(truth), math.log(_ODD) + anywhere)
+
+
+def _step(network: Universal, optimizer: torch.optim.Optimizer, training: Training, i: int) -> float:
+    tasks = training.prior.draw(training.seed, i, torch.device(training.device))
+    prediction = network(tasks.X, tasks.y, tasks.categorical, tasks.Q, tasks.observed)
+    loss = loss_of(prediction, tasks.truth.to(prediction.logits)).mean()
+    optimizer.zero_grad()
+    loss.backward()
+    if math.isfinite(torch.nn.utils.clip_grad_norm_(network.parameters(), _CLIP).item()):
+        optimizer.step()  # of a kernel matrix that is singular there is nothing to learn
+    return loss.item()
+
+
+def _schedule(i: int, training: Training) -> float:
+    if i < training.warmup:
+        return (i + 1) / training.warmup
+    return 0.5 * (1 + math.cos(math.pi * (i - training.warmup) / max(1, training.steps - training.warmup)))
+
+
+def _checkpoint(
+    path: Path, training: Training, network: Universal, optimizer: torch.optim.Optimizer, step: int, seconds: float
+) -> None:
+    record = {"format": CHECKPOINT, "training": json.dumps(training.to_json()), "step": step, "seconds": seconds}
+    write(path, {**record, "network": network.state_dict(), "optimizer": optimizer.state_dict()})
+
+
+def _restore(path: Path, training: Training, network: Universal, optimizer: torch.optim.Optimizer) -> tuple[int, float]:
+    """The steps that are done, and the seconds they took."""
+    record = read(path, CHECKPOINT)
+    known, wanted = json.loads(record["training"]), training.to_json()
+    # How often to write, and on what device, does not make it another training.
+    if other := [k for k in wanted if k not in ("every", "device") and known.get(k) != wanted[k]]:
+        raise WeightsError(
+            f"the checkpoint {str(path)!r} is of a training with another {other[0]}: expected {wanted[other[0]]!r}, "
+            f"got {known.get(other[0])!r}; move it away to begin anew"
+        )
+    network.load_state_dict(record["network"])
+    optimizer.load_state_dict(record["optimizer"])
+    return record["step"], record["seconds"]

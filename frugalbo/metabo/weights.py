@@ -1,0 +1,94 @@
+"""Weights on the disk: a state dict, the network's sizes and how they were made, as JSON.
+
+Files are loaded with `weights_only=True`, so a foreign one cannot run anything.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import pickle
+from collections.abc import Mapping
+from dataclasses import asdict
+from functools import cache
+from importlib.resources import files
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from frugalbo.errors import WeightsError
+from frugalbo.metabo.universal import Universal, UniversalShape
+
+FORMAT = "frugalbo.metabo.universal/1"
+SHIPPED = files("frugalbo.metabo") / "universal.pt"
+# What torch.load raises of files that are something else, or were cut short.
+_BROKEN = (pickle.UnpicklingError, RuntimeError, EOFError, LookupError, ValueError, TypeError, AttributeError)
+
+
+def save(path: str | Path, network: Universal, made: Mapping[str, Any]) -> None:
+    """Write weights beside their place, then put them there.
+
+    Args:
+        path: Where to.
+        network: Whose weights.
+        made: How they were made, as plain JSON types.
+    """
+    state = {name: tensor.detach().cpu() for name, tensor in network.state_dict().items()}
+    record = {"format": FORMAT, "shape": json.dumps(asdict(network.shape)), "made": json.dumps(made), "state": state}
+    write(path, record)
+
+
+def write(path: str | Path, record: Mapping[str, Any]) -> None:
+    """Write a record of tensors and plain types so that the file is there as a whole or not at all."""
+    path = Path(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    beside = path.with_name(path.name + ".part")
+    with beside.open("wb") as file:
+        torch.save(dict(record), file)
+        file.flush()
+        os.fsync(file.fileno())
+    beside.replace(path)
+
+
+def load(path: str | Path) -> tuple[Universal, dict[str, Any]]:
+    """The network of a file, ready to answer, and how it was made.
+
+    Raises:
+        WeightsError: If there is no such file, or it holds no weights of this network.
+    """
+    record = read(path, FORMAT)
+    try:
+        network = Universal(UniversalShape(**json.loads(record["shape"])))
+        network.load_state_dict(record["state"])
+        made = json.loads(record["made"])
+    except (RuntimeError, TypeError, KeyError, ValueError) as error:
+        raise WeightsError(f"the weights in {str(path)!r} do not fit their network: {error}") from error
+    if not all(bool(torch.isfinite(tensor).all()) for tensor in network.state_dict().values()):
+        raise WeightsError(f"the weights in {str(path)!r} are not all numbers")
+    return network.eval().requires_grad_(False), made
+
+
+def read(path: str | Path, form: str) -> dict[str, Any]:
+    """The record that `write` wrote, if it is of that format.
+
+    Raises:
+        WeightsError: If it is not.
+    """
+    try:
+        record = torch.load(path, map_location="cpu", weights_only=True)
+    except OSError as error:
+        raise WeightsError(f"cannot read weights: {error}") from error
+    except _BROKEN as error:
+        first = str(error).splitlines()[0] if str(error) else type(error).__name__
+        raise WeightsError(f"expected {str(path)!r} to be a file of {form}, got something else: {first}") from error
+    if not isinstance(record, dict) or record.get("format") != form:
+        came = record.get("format") if isinstance(record, dict) else type(record).__name__
+        raise WeightsError(f"expected {str(path)!r} to be a file of {form}, got {came!r}")
+    return record
+
+
+@cache
+def shipped() -> Universal:
+    """The network with the weights that come with this package."""
+    return load(str(SHIPPED))[0]

@@ -1,0 +1,39 @@
+"""`frugalbo metabo` on the command line."""
+
+import json
+
+import pytest
+
+from frugalbo.cli import main
+from frugalbo.metabo.weights import load
+
+CONFIG = """
+steps = 3
+every = 2
+[network]
+kernels = 2
+width = 14
+layers = 1
+dims_width = 10
+refinements = 1
+buckets = 11
+[prior]
+most_dims = 3
+most_seen = 7
+asked = 4
+batch = 3
+"""
+
+
+def test_weights_are_made_from_a_file_of_settings(tmp_path, capsys):
+    (tmp_path / "t.toml").write_text(CONFIG)
+    assert main(["metabo", "train", "--config", str(tmp_path / "t.toml"), "--out", str(tmp_path / "w.pt")]) == 0
+    assert [json.loads(line)["step"] for line in capsys.readouterr().out.splitlines()] == [2, 3]
+    assert load(tmp_path / "w.pt")[1]["training"]["steps"] == 3
+
+
+@pytest.mark.parametrize(("text", "message"), [("speed = 3", "unknown setting 'speed'"), ("", "expected steps")])
+def test_settings_that_make_no_sense_are_refused_in_a_sentence(tmp_path, capsys, text, message):
+    (tmp_path / "t.toml").write_text(text)
+    assert main(["metabo", "train", "--config", str(tmp_path / "t.toml"), "--out", str(tmp_path / "w.pt")]) == 2
+    assert message in capsys.readouterr().err
