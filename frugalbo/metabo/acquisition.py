@@ -1,0 +1,126 @@
+"""What the network would try next, weighed against the Gaussian process by evidence on the task at hand.
+
+Value of a point: `log(p EI_network + (1 - p) EI_process) - alpha log cost + log P(it counts)`. That is the log
+expected improvement of the mixture of both models, the network's in closed form on its buckets; cost, failures,
+constraints and the hard budget are as for `bo` (`frugalbo.acquisition.log_ei_per_cost`). Both see the same
+outcomes, with the pending points believed at the process's mean.
+
+The weight `p` of the network has the log odds
+
+    sum over i of clip(log p_network(y_i | others) - log p_process(y_i | others), +-3)
+
+the pseudo-likelihood ratio of leave-one-out predictions (Geisser and Eddy, A predictive approach to model
+selection, 1979), each of which counts for 3 at most, so that no single outlier decides. So where the task is
+outside what the network has seen, the process takes over after a few results. Deviations: the process's
+hyperparameters were fitted to all results, which flatters it; of many results, `_LEFT_OUT` are left out, and count
+for all.
+"""
+
+from __future__ import annotations
+
+import warnings
+
+import torch
+from torch import Tensor
+
+from frugalbo.acquisition.log_cost import learned_log_cost
+from frugalbo.acquisition.log_ei_per_cost import LogEIPerCost
+from frugalbo.acquisition.registry import Chosen, Situation, choose
+from frugalbo.errors import FrugalWarning, ModelError
+from frugalbo.metabo.universal import Fit, Universal
+from frugalbo.metabo.weights import shipped
+from frugalbo.models.leave_one_out import left_out_log_density
+from frugalbo.models.objective import Objective
+
+_LEFT_OUT = 32
+_CLIP = 3.0
+_LEAST = 3  # results before one can be left out
+
+
+def choose_metabo(situation: Situation, network: Universal | None = None) -> Chosen:
+    """The acquisition that is `metabo`, ready to be maximised; that of `bo` where the network cannot be asked.
+
+    Args:
+        situation: What it may look at.
+        network: By default the one that comes with the package.
+    """
+    best = situation.best()
+    if best is None:
+        return choose("bo", situation)  # the chance to meet the constraints alone
+    objective, unbelieving = situation.objective, situation.unbelieving
+    if not isinstance(objective, Objective) or not isinstance(unbelieving, Objective):
+        raise ModelError("expected a model of points alone for metabo, got one of several conditions")
+    network = network or shipped()
+    varies = _varying(situation)
+    if problem := _cannot_answer(network, len(varies), len(objective.model.train_targets)):
+        chosen = choose("bo", situation)
+        return Chosen(chosen.value, {**chosen.why, "network": 0.0, "network_because": problem})
+    p = weight(network, unbelieving, varies)
+    fit = _read(network, objective, varies)
+    process = LogEIPerCost(objective.model, best, maximize=False)
+    log_cost = None if situation.cost is None else learned_log_cost(*situation.cost)
+
+    def value(X: Tensor) -> Tensor:
+        Q = X[:, 0, varies].unsqueeze(0)  # 1 x b x varying
+        said = network.answer(fit, Q, observed=False).log_improvement(best)[0].to(X)
+        mixed = torch.logaddexp(p.log() + said, (1 - p).log() + process(X))
+        if log_cost is not None and situation.alpha > 0:
+            mixed = mixed - situation.alpha * log_cost(X)[..., 0, 0]
+        return mixed + situation.log_chances(X)
+
+    return Chosen(value, {"alpha": round(situation.alpha, 4), "network": round(float(p), 4)})
+
+
+def weight(network: Universal, objective: Objective, varies: Tensor) -> Tensor:
+    """How much the network counts on this task, in (0, 1); without dimensions."""
+    n = len(objective.model.train_targets)
+    if n < _LEAST:
+        return torch.tensor(0.5, dtype=torch.float64)
+    left_out = torch.linspace(0, n - 1, min(n, _LEFT_OUT)).round().long()
+    mine = network_log_density(network, objective, varies, left_out)
+    ratio = (mine - left_out_log_density(objective)[left_out]).clamp(-_CLIP, _CLIP)
+    # Neither is ever out of the question, and a logarithm of 0 has no gradient.
+    return torch.sigmoid(ratio.mean() * n).clamp(1e-6, 1 - 1e-6)
+
+
+def network_log_density(network: Universal, objective: Objective, varies: Tensor, left_out: Tensor) -> Tensor:
+    """The network's log density of each of some results, given all others; in float64."""
+    X, y = objective.model.train_inputs[0][:, varies], objective.model.train_targets
+    n = len(y)
+    others = torch.arange(n - 1).expand(len(left_out), -1)
+    others = others + (others >= left_out.unsqueeze(-1))
+    with torch.no_grad():
+        fit = network.read(X[others], y[others], _categorical(objective, varies))
+        prediction = network.answer(fit, X[left_out].unsqueeze(1), observed=True)
+        return prediction.log_density(y[left_out].unsqueeze(-1).to(prediction.logits))[:, 0].double()
+
+
+def _read(network: Universal, objective: Objective, varies: Tensor) -> Fit:
+    model = objective.model
+    with torch.no_grad():
+        return network.read(
+            model.train_inputs[0][None][..., varies], model.train_targets[None], _categorical(objective, varies)
+        )
+
+
+def _categorical(objective: Objective, varies: Tensor) -> Tensor:
+    return objective.model.covar_module.categorical.bool()[varies]
+
+
+def _varying(situation: Situation) -> Tensor:
+    """The dimensions in which points differ at all."""
+    X = torch.cat([situation.pool, situation.objective.model.seen])
+    return (X.amax(0) > X.amin(0)).nonzero().flatten()
+
+
+def _cannot_answer(network: Universal, dims: int, seen: int) -> str:
+    """Why the process alone is asked, if so."""
+    if dims > network.shape.most_dims:
+        problem = f"the network of metabo knows at most {network.shape.most_dims} dimensions, the space has {dims}"
+        warnings.warn(
+            f"{problem}; the Gaussian process alone was asked, as with method='bo'", FrugalWarning, stacklevel=5
+        )
+        return problem
+    if dims == 0 or seen > network.shape.most_seen:
+        return f"the network was trained for at most {network.shape.most_seen} results"
+    return ""
