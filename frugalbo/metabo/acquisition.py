@@ -7,20 +7,25 @@ outcomes, with the pending points believed at the process's mean.
 
 The weight `p` of the network has the log odds
 
-    sum over i of clip(log p_network(y_i | others) - log p_process(y_i | others), +-3)
+    sum over i of clip(log P_network(|y - y_i| < 0.05 | others) - log P_process(|y - y_i| < 0.05 | others), +-3)
 
 the pseudo-likelihood ratio of leave-one-out predictions (Geisser and Eddy, A predictive approach to model
-selection, 1979), each of which counts for 3 at most, so that no single outlier decides. So where the task is
-outside what the network has seen, the process takes over after a few results. Deviations: the process's
-hyperparameters were fitted to all results, which flatters it; of many results, `_LEFT_OUT` are left out, and count
-for all.
+selection, 1979), in standard deviations of the outcomes. Each counts for 3 at most, so that no single outlier decides,
+and a hit is one within 0.05, so that results that are equal (plateaus) do not reward whoever believes in no
+noise at all without bound. So where the task is outside what the network has seen, the process takes over after a few
+results. The process is fitted anew without each: with the hyperparameters of all results it would be
+flattered while there are few. Deviation: of more than `_LEFT_OUT` results, so many are left out, evenly spread, and
+the others do not count.
 """
 
 from __future__ import annotations
 
 import warnings
 
+import numpy as np
 import torch
+from gpytorch.likelihoods import FixedNoiseGaussianLikelihood
+from numpy.typing import NDArray
 from torch import Tensor
 
 from frugalbo.acquisition.log_cost import learned_log_cost
@@ -29,11 +34,14 @@ from frugalbo.acquisition.registry import Chosen, Situation, choose
 from frugalbo.errors import FrugalWarning, ModelError
 from frugalbo.metabo.universal import Fit, Universal
 from frugalbo.metabo.weights import shipped
-from frugalbo.models.leave_one_out import left_out_log_density
-from frugalbo.models.objective import Objective
+from frugalbo.models.kernel import lengthscale_prior
+from frugalbo.models.map_fit import fit_map
+from frugalbo.models.objective import Objective, ObjectiveGP
 
-_LEFT_OUT = 32
+_LEFT_OUT = 12
 _CLIP = 3.0
+_HIT = 0.05
+_LEAST_CHANCE = 1e-6  # what single precision tells from 0
 _LEAST = 3  # results before one can be left out
 
 
@@ -77,14 +85,15 @@ def weight(network: Universal, objective: Objective, varies: Tensor) -> Tensor:
     if n < _LEAST:
         return torch.tensor(0.5, dtype=torch.float64)
     left_out = torch.linspace(0, n - 1, min(n, _LEFT_OUT)).round().long()
-    mine = network_log_density(network, objective, varies, left_out)
-    ratio = (mine - left_out_log_density(objective)[left_out]).clamp(-_CLIP, _CLIP)
+    chances = network_chances(network, objective, varies, left_out), process_chances(objective, len(varies), left_out)
+    mine, theirs = (chance.clamp_min(_LEAST_CHANCE).log() for chance in chances)
+    ratio = (mine - theirs).clamp(-_CLIP, _CLIP)
     # Neither is ever out of the question, and a logarithm of 0 has no gradient.
-    return torch.sigmoid(ratio.mean() * n).clamp(1e-6, 1 - 1e-6)
+    return torch.sigmoid(ratio.sum()).clamp(1e-6, 1 - 1e-6)
 
 
-def network_log_density(network: Universal, objective: Objective, varies: Tensor, left_out: Tensor) -> Tensor:
-    """The network's log density of each of some results, given all others; in float64."""
+def network_chances(network: Universal, objective: Objective, varies: Tensor, left_out: Tensor) -> Tensor:
+    """The network's probability of a hit for each of some results, given all others; in float64."""
     X, y = objective.model.train_inputs[0][:, varies], objective.model.train_targets
     n = len(y)
     others = torch.arange(n - 1).expand(len(left_out), -1)
@@ -92,7 +101,35 @@ def network_log_density(network: Universal, objective: Objective, varies: Tensor
     with torch.no_grad():
         fit = network.read(X[others], y[others], _categorical(objective, varies))
         prediction = network.answer(fit, X[left_out].unsqueeze(1), observed=True)
-        return prediction.log_density(y[left_out].unsqueeze(-1).to(prediction.logits))[:, 0].double()
+        at = y[left_out].unsqueeze(-1).to(prediction.logits)
+        return (prediction.cdf(at + _HIT) - prediction.cdf(at - _HIT))[:, 0].double()
+
+
+def process_chances(objective: Objective, searched: int, left_out: Tensor) -> Tensor:
+    """The same of the Gaussian process, fitted to the others each time."""
+    model, found = objective.model, []
+    X, y, kernel = model.train_inputs[0], model.train_targets, model.covar_module
+    given = model.likelihood.noise if isinstance(model.likelihood, FixedNoiseGaussianLikelihood) else None
+    categorical = tuple(int(i) for i in kernel.categorical.nonzero().flatten())
+    for i in left_out.tolist():
+        rest = torch.arange(len(y)) != i
+        noise = None if given is None else given[rest].numpy()
+        fitted = fit_map(
+            X[rest].numpy(), y[rest].numpy(), categorical, lengthscale_prior(max(1, searched)), kernel.groups,
+            kernel=kernel.family, noise=noise, start=objective.fit,
+        )  # fmt: skip
+        without = ObjectiveGP(X[rest], y[rest, None], categorical, 1, kernel.groups, kernel.family, _as_tensor(noise))
+        without.set_hyperparameters(fitted)
+        at = without.marginals(X[i : i + 1])
+        normal = torch.distributions.Normal(
+            at.mean, (at.variance + (without.noise if given is None else given[i])).sqrt()
+        )
+        found.append(normal.cdf(y[i] + _HIT) - normal.cdf(y[i] - _HIT))
+    return torch.cat(found)
+
+
+def _as_tensor(noise: NDArray[np.float64] | None) -> Tensor | None:
+    return None if noise is None else torch.from_numpy(noise)
 
 
 def _read(network: Universal, objective: Objective, varies: Tensor) -> Fit:

@@ -21,7 +21,6 @@ import torch
 from botorch.cross_validation import efficient_loo_cv
 from botorch.posteriors import GPyTorchPosterior
 from numpy.typing import ArrayLike, NDArray
-from torch import Tensor
 
 from frugalbo.models.objective import Objective, fit_objective
 
@@ -67,14 +66,3 @@ def left_out(objective: Objective) -> LeftOut:
     objective.model.eval()
     inverse = np.vectorize(objective.outcome.inverse, otypes=[float])
     return LeftOut(inverse(mean), inverse(mean - _Z95 * sd), inverse(mean + _Z95 * sd))
-
-
-def left_out_log_density(objective: Objective) -> Tensor:
-    """The log density of each result as the model sees it, without its own; of shape n."""
-    with torch.no_grad():
-        posterior = efficient_loo_cv(objective.model, observation_noise=True).posterior
-        assert isinstance(posterior, GPyTorchPosterior)
-        sd = posterior.variance.sqrt().reshape(-1)
-        found = torch.distributions.Normal(posterior.mean.reshape(-1), sd).log_prob(objective.model.train_targets)
-    objective.model.eval()
-    return found

@@ -9,9 +9,9 @@ from studies_of import situation
 
 from frugalbo.acquisition.log_ei_per_cost import LogEIPerCost
 from frugalbo.errors import FrugalWarning
-from frugalbo.metabo.acquisition import choose_metabo, network_log_density, weight
+from frugalbo.metabo.acquisition import choose_metabo, network_chances, process_chances, weight
 from frugalbo.metabo.universal import Universal, UniversalShape
-from frugalbo.models.leave_one_out import left_out_log_density
+from frugalbo.models.objective import fit_objective
 
 SHAPE = UniversalShape(kernels=2, width=14, layers=1, dims_width=10, most_dims=7, most_seen=23)
 
@@ -38,8 +38,9 @@ def test_the_value_is_the_log_of_the_mixed_expected_improvements():
 
 def test_the_network_counts_by_what_was_left_out():
     s, net = situation(bowl, 11, 3), network()
-    mine = network_log_density(net, s.objective, torch.arange(3), torch.arange(11))
-    ratio = (mine - left_out_log_density(s.objective)).clamp(-3, 3).sum().item()
+    mine = network_chances(net, s.objective, torch.arange(3), torch.arange(11))
+    theirs = process_chances(s.objective, 3, torch.arange(11))
+    ratio = (mine.clamp_min(1e-6) / theirs.clamp_min(1e-6)).log().clamp(-3, 3).sum().item()
     assert float(weight(net, s.objective, torch.arange(3))) == pytest.approx(1 / (1 + math.exp(-ratio)), rel=1e-6)
 
 
@@ -50,9 +51,31 @@ def test_a_result_is_predicted_without_itself():
     others, i = torch.tensor([0, 1, 3, 4, 5, 6]), 2
     X, y = model.train_inputs[0], model.train_targets
     none = torch.zeros(2, dtype=torch.bool)
-    alone = net(X[others][None], y[others][None], none, X[i][None, None], True).log_density(y[i].float()[None, None])
-    got = network_log_density(net, s.objective, torch.arange(2), torch.tensor([i]))
+    said = net(X[others][None], y[others][None], none, X[i][None, None], True)
+    alone = said.cdf(y[i].float() + 0.05) - said.cdf(y[i].float() - 0.05)
+    got = network_chances(net, s.objective, torch.arange(2), torch.tensor([i]))
     assert got.item() == pytest.approx(alone.item(), abs=1e-5)
+
+
+def test_the_process_is_fitted_without_the_result():
+    """As to a task of the others alone, up to where a fit from another start ends."""
+    s, i = situation(bowl, 17, 2), 4
+    model = s.objective.model
+    rest = torch.arange(17) != i
+    X, y = model.train_inputs[0], model.train_targets
+    without = fit_objective(X[rest].numpy(), y[rest].numpy(), (), outcome=Plain()).model
+    at = without.marginals(X[i : i + 1])
+    normal = torch.distributions.Normal(at.mean, (at.variance + without.noise).sqrt())
+    got = process_chances(s.objective, 2, torch.tensor([i]))
+    assert got.item() == pytest.approx((normal.cdf(y[i] + 0.05) - normal.cdf(y[i] - 0.05)).item(), rel=0.05)
+
+
+class Plain:
+    def __call__(self, losses):
+        return np.asarray(losses)
+
+    def inverse(self, t):
+        return t
 
 
 def test_a_network_that_is_wrong_about_the_task_counts_for_nothing():
