@@ -90,7 +90,7 @@ def _parser() -> argparse.ArgumentParser:
     tune.add_argument(
         "--method",
         default="auto",
-        help="auto, bo, pbgi, bmsei, ei, qei, nei, ucb, kg, mes, jes, pes, ts, sobol, random",
+        help="auto, bo, pbgi, bmsei, metabo, ei, qei, nei, ucb, kg, mes, jes, pes, ts, sobol, random",
     )
     tune.add_argument(
         "--scheduler", default="auto", help="auto, fixed, sh, hyperband, asha, freeze-thaw, asha-stop, median"

@@ -13,6 +13,7 @@ _METHODS: Final = {
     "bo": "the largest expected improvement for its price",
     "pbgi": "the highest Gittins index: worth the most, its price included",
     "bmsei": "the best for all trials that the budget still pays for, as far as it looked ahead",
+    "metabo": "the largest expected improvement for its price, to a network that knows tuning and to the model",
     "ei": "the largest expected improvement",
     "logei": "the largest expected improvement",
     "qei": "the largest expected improvement beyond what those under way will bring",

@@ -6,6 +6,7 @@
 | `bo` | the defaults and a few Sobol points, then expected improvement per cost, cooled |
 | `pbgi` | the same with the Pandora's-box Gittins index, which knows costs too |
 | `bmsei` | the same with budgeted multi-step lookahead: as many trials ahead as the budget pays for, up to two |
+| `metabo` | the same with a network that has seen tuning before, weighed against the Gaussian process by evidence |
 | `ei`, `logei` | the same with expected improvement, whatever it costs |
 | `qei` | the same over a batch and what is pending, jointly |
 | `nei` | noisy expected improvement |
@@ -51,7 +52,10 @@ __all__ = [
 _loaded = Event()
 
 LIGHT = ("sobol", "random")  # without a model
-METHODS = ("auto", "bo", "pbgi", "bmsei", "ei", "logei", "qei", "nei", "ucb", "kg", "mes", "jes", "pes", "ts", *LIGHT)
+METHODS = (
+    *("auto", "bo", "pbgi", "bmsei", "metabo", "ei", "logei", "qei", "nei", "ucb", "kg", "mes", "jes", "pes", "ts"),
+    *LIGHT,
+)
 
 
 class MethodError(FrugalError, ValueError):

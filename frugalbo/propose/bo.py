@@ -85,8 +85,10 @@ class BayesianProposer:
     """The best point of an acquisition, after a Sobol start.
 
     Args:
-        method: An acquisition of `frugalbo.acquisition.registry`; or `"auto"`, see `frugalbo.acquisition.automatic`.
-        alpha: How much cost counts for `"bo"`, in [0, 1]; `"cooling"` is the share of the budget that is left.
+        method: An acquisition of `frugalbo.acquisition.registry`; `"auto"`, see `frugalbo.acquisition.automatic`; or
+            `"metabo"`, see `frugalbo.metabo.acquisition`.
+        alpha: How much cost counts for `"bo"` and `"metabo"`, in [0, 1]; `"cooling"` is the share of the budget that is
+            left.
         cost: What is known of costs; by default what the problem states, else learned.
         initial: Trials before the model is asked; by default `initial_trials(problem)`.
         hard_budget: Whether what is left of the budget counts.
@@ -114,8 +116,9 @@ class BayesianProposer:
         time_limit_s: float = TIME_LIMIT_S,
         among: Sequence[Params] | None = None,
     ) -> None:
-        if method != "auto" and method not in ACQUISITIONS:
-            raise ValueError(f"expected 'auto' or an acquisition, one of {', '.join(ACQUISITIONS)}; got {method!r}")
+        if method not in ("auto", "metabo", *ACQUISITIONS):
+            known = ", ".join(ACQUISITIONS)
+            raise ValueError(f"expected 'auto', 'metabo' or an acquisition, one of {known}; got {method!r}")
         if alpha != "cooling" and not 0 <= alpha <= 1:
             raise ValueError(f"expected alpha in [0, 1] or 'cooling', got {alpha!r}")
         if model_of < COARSE:
@@ -231,7 +234,7 @@ class BayesianProposer:
             if slate is None and n > 1 and self.method in SLATES:
                 slate = choose_slate(self.method, situation, n)
             method, because = self._picked(situation, evidence)
-            chosen = slate or choose(method, situation)
+            chosen = slate or _choose(method, situation)
             best, affordable = search.best(chosen, situation.hard_budget, deadline.check)
             if best is None:
                 # The pool holds nothing new: Sobol's walk lists what is left, or knows that nothing is.
@@ -325,6 +328,14 @@ class _Search:
             return maximise(chosen.value, self.points, self.pool, self.known, self.distance, allowed, check)
         values = chosen.on_pool.numpy()
         return best_new(self.points, self.pool[: len(values)], values, self.known, self.distance, allowed)
+
+
+def _choose(method: str, situation: Situation) -> Chosen:
+    if method == "metabo":
+        from frugalbo.metabo.acquisition import choose_metabo
+
+        return choose_metabo(situation)
+    return choose(method, situation)
 
 
 def _said(why: dict[str, Any]) -> dict[str, Any]:

@@ -144,7 +144,7 @@ class Fitter:
         return subset(X, losses, coarse.fit.lengthscales, categorical, self.model_of)
 
     def _alpha(self, study: Study) -> float:
-        if self.method not in ("bo", "bmsei"):
+        if self.method not in ("bo", "bmsei", "metabo"):
             return 0.0
         return share_left(study) if self.alpha == "cooling" else float(self.alpha)
 

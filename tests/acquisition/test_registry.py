@@ -68,7 +68,7 @@ def _table(text):
 def test_every_name_is_where_users_look():
     root = Path(frugalbo.__file__).parents[1]
     assert _table(registry.__doc__) == set(ACQUISITIONS)
-    assert set(METHODS) == {"auto", *ACQUISITIONS, *LIGHT}
+    assert set(METHODS) == {"auto", "metabo", *ACQUISITIONS, *LIGHT}
     assert _table(frugalbo.propose.__doc__) == set(METHODS)
     assert set(_METHODS) == set(METHODS) - {"auto"} | {"own"}  # a configuration that the user asked for
     assert set(SLATES) <= set(ACQUISITIONS)

@@ -64,7 +64,7 @@ def _mirror(X, i):
 
 def _rename(X):
     X = X.clone()
-    X[..., 1] = torch.where(X[..., 1] == 0, 2 / 3, torch.where(X[..., 1] > 0.5, 0.0, X[..., 1]))
+    X[..., 1] = torch.where(X[..., 1] > 0.5, X[..., 1], 1 / 3 - X[..., 1]).clamp_min(0)
     return X
 
 

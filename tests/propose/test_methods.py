@@ -32,7 +32,7 @@ MIXED = Space(
     },
     ["depth * lr <= 1"],
 )
-EACH = pytest.mark.parametrize("method", ACQUISITIONS)
+EACH = pytest.mark.parametrize("method", [*ACQUISITIONS, "metabo"])
 
 
 def _problem(space):
@@ -61,7 +61,7 @@ def _busy(n=17, budget=300, seed=0):
 
 
 def test_every_acquisition_has_a_name_for_users_and_every_name_a_meaning():
-    assert set(METHODS) == {"auto", *ACQUISITIONS, *LIGHT}
+    assert set(METHODS) == {"auto", "metabo", *ACQUISITIONS, *LIGHT}
     problem = _problem(SQUARE)
     for method in METHODS:
         assert len(make_proposer(method, problem, seed=0).propose(Study(problem), 2)) == 2
