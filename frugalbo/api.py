@@ -91,7 +91,9 @@ class Settings:
         Raises:
             SchedulerError: If there is none of that name.
         """
-        return make_scheduler(self.scheduler, proposer, costs, trial_cap_s=self.trial_cap_s)
+        # What is worth its price is known of whole trials only.
+        name = "fixed" if self.scheduler == "auto" and self.min_gain is not None else self.scheduler
+        return make_scheduler(name, proposer, costs, trial_cap_s=self.trial_cap_s)
 
     @property
     def is_priced(self) -> bool:

@@ -2,7 +2,7 @@
 
 | scheduler | what it does |
 |---|---|
-| `auto` | `fixed` |
+| `auto` | `freeze-thaw` where trials can be held and resumed, else `fixed`; the rule is in `automatic` |
 | `fixed` | every trial to its full number of steps |
 | `sh` | successive halving, one bracket after the other |
 | `hyperband` | all of Hyperband's brackets, round after round |
@@ -17,6 +17,7 @@ from __future__ import annotations
 from frugalbo.budget.cost import CostModel
 from frugalbo.propose.base import Proposer
 from frugalbo.scheduler.asha import AshaScheduler
+from frugalbo.scheduler.automatic import AutoScheduler
 from frugalbo.scheduler.base import Scheduler
 from frugalbo.scheduler.fixed import FixedScheduler
 from frugalbo.scheduler.freeze_thaw import FreezeThawScheduler
@@ -27,7 +28,7 @@ from frugalbo.scheduler.stopping import AshaStoppingScheduler, MedianScheduler
 __all__ = ["SCHEDULERS", "Scheduler", "SchedulerError", "make_scheduler"]
 
 _BY_NAME: dict[str, type[FixedScheduler]] = {
-    "auto": FixedScheduler,
+    "auto": AutoScheduler,
     "fixed": FixedScheduler,
     "sh": SuccessiveHalvingScheduler,
     "hyperband": HyperbandScheduler,

@@ -35,6 +35,11 @@ class TestFreezeThaw(TestAsha):
         return make_scheduler("freeze-thaw", proposer, cost_model)
 
 
+class TestAuto(SchedulerConformance):
+    def make(self, proposer, cost_model):
+        return make_scheduler("auto", proposer, cost_model)
+
+
 class TestSuccessiveHalving(TestAsha):
     def make(self, proposer, cost_model):
         return make_scheduler("sh", proposer, cost_model)
