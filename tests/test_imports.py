@@ -23,6 +23,7 @@ LAYERS = [
     ["budget.cost_features", "store", "models", "optim"],
     ["budget.cost_mixture"],
     ["budget.cost_process"],
+    ["budget.reload"],
     ["budget.cost"],
     ["acquisition", "budget.afford"],
     ["metabo"],

@@ -9,13 +9,17 @@ fitted to each of the first segments, then each time there are a twentieth more 
 one ran into its cap, which says that the model was wrong. In between it is that of the segments until then. Of many
 segments it sees some, evenly chosen from all. When it is fitted, and to what, is a function of the study alone.
 Budgets do not depend on it: they are kept by holds and caps.
+
+A trial that goes on has to load its checkpoint, which nothing tells as long as none has gone on. So the first few to do
+so are quoted as the first trials of a run are, and what they then took beyond what the model of all others
+says is the reload cost: half of the time its median, hardly ever more than its largest.
 """
 
 from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Final, Protocol
 from weakref import WeakKeyDictionary
 
@@ -25,6 +29,7 @@ from numpy.typing import NDArray
 from frugalbo.budget.cost_features import Features
 from frugalbo.budget.cost_mixture import FittedCost
 from frugalbo.budget.cost_process import Segments, fit_process
+from frugalbo.budget.reload import Reload, fit_reload
 from frugalbo.budget.shape import Shape
 from frugalbo.budget.stated import CostPrior, FormulaSeconds, is_address, segment_constants
 from frugalbo.errors import BudgetError
@@ -39,6 +44,7 @@ _EXACT_SIGMA: Final = 1e-3  # of a formula that is taken as it is
 _EACH: Final = 40  # segments to each of which the model is fitted
 _MORE: Final = 1.05  # then to so many times as many
 _MOST: Final = 400  # segments that it sees
+_FEW_RELOADS: Final = 4  # of fewer nothing is concluded
 
 
 @dataclass(frozen=True, slots=True)
@@ -127,13 +133,18 @@ class LearnedCost:
 
     def predictor(self, study: Study) -> Predictor:
         """`predict` for many configurations of the same study, which is fitted once."""
-        fitted = fit_cost(study)
+        fitted, reload = fit_cost(study), _reload(study)
 
         def predict(params: Params, start: int, until: int) -> CostPrediction | None:
             if fitted is None:
                 return None
             u, steps = study.problem.space.encode(params)[None], until - start
-            return CostPrediction(fitted.quantile(u, steps, 0.5), fitted.quantile(u, steps, self.confidence), fitted.n)
+            median_s, upper_s = (fitted.quantile(u, steps, p) for p in (0.5, self.confidence))
+            if start == 0:
+                return CostPrediction(median_s, upper_s, fitted.n)
+            if reload.n < _FEW_RELOADS:
+                return CostPrediction(median_s + reload.median_s, math.inf, reload.n)
+            return CostPrediction(median_s + reload.median_s, upper_s + reload.most_s, reload.n)
 
         return predict
 
@@ -177,6 +188,7 @@ class _Fit:
     looked: int = 0
     upto: int = -1
     model: FittedCost | None = None
+    reload: Reload = field(default_factory=Reload)
 
 
 _fitted: WeakKeyDictionary[Study, _Fit] = WeakKeyDictionary()
@@ -194,8 +206,18 @@ def fit_cost(study: Study) -> FittedCost | None:
             due = n
     fit.looked = len(study.settled)
     if due > fit.upto:
-        fit.upto, fit.model = due, fit_process(study.problem, _segments(study, due))
+        data = _segments(study, due)
+        fit.upto, fit.reload = due, Reload()
+        if data is not None:
+            fit.reload, data = fit_reload(study.problem, data)
+        fit.model = fit_process(study.problem, data)
     return fit.model
+
+
+def _reload(study: Study) -> Reload:
+    """The reload cost that goes with the model."""
+    fit_cost(study)
+    return _fitted[study].reload
 
 
 def _is_due(n: int, study: Study) -> bool:
@@ -209,20 +231,20 @@ def _is_due(n: int, study: Study) -> bool:
 def _segments(study: Study, n: int) -> Segments | None:
     """What the first `n` segments that have ended say of seconds; of many of them, some."""
     chosen = range(n) if n <= _MOST else np.linspace(0, n - 1, _MOST).astype(int).tolist()
-    rows: list[tuple[Array, float, float, bool]] = []
+    rows: list[tuple[Array, bool, float, float, bool]] = []
     for trial, segment in sorted(study.settled[i] for i in chosen):
         found = study.trials[trial]
         u = study.problem.space.encode(found.params)
         started, ended, reached = found.starts[segment], found.ends[segment], found.reached[segment]
         seconds = max(_SHORTEST_S, ended.used.device_seconds * started.speed)
         if ended.outcome in (Outcome.COMPLETED, Outcome.PAUSED):
-            rows.append((u, started.until - started.start, seconds, False))
+            rows.append((u, started.start > 0, started.until - started.start, seconds, False))
         elif ended.used.device_seconds > 0 and (row := _unfinished(started, ended, reached)) is not None:
-            rows.append((u, *row))
+            rows.append((u, started.start > 0, *row))
     if not rows:
         return None
-    U, steps, seconds, at_least = zip(*rows, strict=True)
-    return Segments(np.array(U), np.array(steps, float), np.array(seconds), np.array(at_least))
+    U, goes_on, steps, seconds, at_least = zip(*rows, strict=True)
+    return Segments(np.array(U), np.array(steps, float), np.array(seconds), np.array(at_least), np.array(goes_on))
 
 
 def _unfinished(started: Started, ended: Ended, reached: int) -> tuple[float, float, bool] | None:

@@ -77,12 +77,18 @@ _UNUSED_SD: Final = 1e-9  # of a weight that a setting does without
 
 
 class Segments(NamedTuple):
-    """Ended segments: unit points (n x d), steps and seconds (n each), and which seconds are lower bounds."""
+    """Ended segments: unit points (n x d), steps and seconds (n each).
+
+    Args:
+        at_least: Which seconds are lower bounds, n.
+        goes_on: Which do not begin at step 0, n.
+    """
 
     U: Array
     steps: Array
     seconds: Array
     at_least: NDArray[np.bool_]
+    goes_on: NDArray[np.bool_]
 
 
 @dataclass(frozen=True, slots=True)
