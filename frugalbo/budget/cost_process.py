@@ -90,6 +90,10 @@ class Segments(NamedTuple):
     at_least: NDArray[np.bool_]
     goes_on: NDArray[np.bool_]
 
+    def rows(self, mask: NDArray[np.bool_]) -> Segments:
+        """Some of them."""
+        return Segments(self.U[mask], self.steps[mask], self.seconds[mask], self.at_least[mask], self.goes_on[mask])
+
 
 @dataclass(frozen=True, slots=True)
 class _Setting:

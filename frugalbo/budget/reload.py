@@ -1,7 +1,7 @@
 """What it costs to go on from a checkpoint, beyond what as many steps cost from the beginning.
 
 The model of `frugalbo.budget.cost_process` is fitted to the segments that begin at step 0; what the others took beyond
-what these rarely exceed is their reload cost. As long as all that began had the same length, nothing tells start-up from
+what these rarely exceed is their reload cost. As long as all that began had one length, nothing tells start-up from
 steps, so what can be explained by steps is no reload. It is taken from the segments before all together are fitted.
 """
 
@@ -38,7 +38,7 @@ def fit_reload(problem: Problem, data: Segments) -> tuple[Reload, Segments]:
     One that ran into its cap before its first report counts with twice what it took.
     """
     late = data.goes_on
-    begun = None if late.all() or not late.any() else fit_process(problem, _some(data, ~late))
+    begun = None if late.all() or not late.any() else fit_process(problem, data.rows(~late))
     if begun is None:
         return Reload(), data
     rows = np.flatnonzero(late)[-_MOST:]
@@ -49,7 +49,3 @@ def fit_reload(problem: Problem, data: Segments) -> tuple[Reload, Segments]:
     # A segment keeps a tenth of its seconds, whatever the median says.
     seconds = np.where(late, np.maximum(0.1 * data.seconds, data.seconds - found.median_s), data.seconds)
     return found, data._replace(seconds=seconds)
-
-
-def _some(data: Segments, rows: np.ndarray) -> Segments:
-    return Segments(*(column[rows] for column in data))

@@ -137,7 +137,8 @@ def _found(task: _Task, fits: list[tuple[float, Array, int, str]]) -> Hyperparam
     lengthscales = np.where(task.searched, np.exp(theta[:d]), math.exp(task.prior[0]))
     total = evaluations + sum(fit[2] for fit in fits if fit[1] is not theta)
     counts = None if task.C is None else (_sigmoid(float(theta[d + 1])), math.exp(theta[d]))
-    fitted_noise = math.exp(theta[-1]) if task.fits_noise else float(np.mean(task.noise))
+    given = 0.0 if task.noise is None else float(task.noise.mean())
+    fitted_noise = math.exp(theta[-1]) if task.fits_noise else given
     return Hyperparameters(lengthscales, fitted_noise, mean, -value, total, problem, counts)
 
 

@@ -125,7 +125,11 @@ def construct_inputs(
     box = torch.tensor(bounds, dtype=torch.float64).T
     study = _study(data, metric, minimize, cost_metric, box, budget_s)
     evidence = Evidence(study)
-    fitted = Fitter(method, "cooling", None, budget_s is not None, None, _MODEL_OF, seed)(study, evidence, lambda: None)
+    fitter = Fitter(
+        method, "cooling", None,
+        hard_budget=budget_s is not None, feasibility=True, min_gain=None, model_of=_MODEL_OF, seed=seed,
+    )  # fmt: skip
+    fitted = fitter(study, evidence, lambda: None)
     pending = np.empty((0, box.shape[1])) if X_pending is None else _unit(X_pending, box)
     left_s = math.inf if study.ledger is None else study.ledger.balance()["device_seconds"].free
     number = len(study.trials) + len(pending)
