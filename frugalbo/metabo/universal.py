@@ -253,7 +253,10 @@ def _silent(inputs: int, outputs: int) -> nn.Linear:
 def _differences(A: Tensor, B: Tensor, categorical: Tensor) -> Tensor:
     """Squared distances in each dimension, B x a x b x d."""
     apart = A.unsqueeze(2) - B.unsqueeze(1)
-    return torch.where(categorical.to(A.device), (apart.abs() > _SAME).to(A), apart * apart)
+    square = apart * apart
+    if not bool(categorical.any()):
+        return square
+    return torch.where(categorical.to(A.device), (apart.abs() > _SAME).to(A), square)
 
 
 def _kernel(S: Tensor, w: Tensor) -> Tensor:
