@@ -1,0 +1,318 @@
+"""Does a network that has seen tuning before propose better than the Gaussian process?
+
+    python benchmarks/race_metabo.py [--seeds 5] [--trials 25] [--only nap|function ...] [--out FILE]
+    python benchmarks/race_metabo.py --calibration
+    python benchmarks/race_metabo.py --latency
+    python benchmarks/race_metabo.py --table
+
+**The race** is on pools: five random points, the same for all, then the pool's untried point that a method values
+most.
+
+* `nap`: NAP's XGBoost study, validation tasks 20 to 33 (1,000 configurations of 6 knobs; `../shared/data` or
+  `FRUGALBO_DATA`). The weights have seen no table at all, so this is zero-shot. Regret is
+  `(best - reached) / (best - worst)`, as published. Knobs whose values span more than three decades are taken by
+  their logarithm.
+* `function`: 500 points of functions that are not draws of the prior: Branin, Hartmann, Rosenbrock's valley, an easy
+  slope in two dimensions (where the published network is worse than random), and a needle in a flat plain. Regret is
+  `(best - reached) / (best - median)`, at most 1.
+
+| method | what it is |
+|---|---|
+| `metabo` | as in `fb.tune`: network and process, weighed by evidence |
+| `network` | the network alone |
+| `ei` | our Gaussian process with log expected improvement |
+| `random` | the mean regret of a random order |
+
+**Calibration** is on draws of a Gaussian process (Matern 5/2, known hyperparameters): log density and coverage of
+central intervals, for the process with the hyperparameters that the draw is of, for the one that our engine fits, and
+for the network. **Latency** is CPU time on one thread for 100 results and 1,000 candidates.
+
+Each cell is a line of JSON with the digest of the weights.
+"""
+
+from __future__ import annotations
+
+import argparse
+import hashlib
+import json
+import math
+import os
+import sys
+import time
+from collections import defaultdict
+from collections.abc import Iterator
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+os.environ.setdefault("OMP_NUM_THREADS", "1")  # before numpy and torch
+sys.path.insert(0, str(Path(__file__).parents[1]))
+
+import frugalbo.models  # isort: skip  # noqa: F401 - first: it imports linear_operator without its warning
+
+import numpy as np
+import torch
+from botorch.test_functions import Branin, Hartmann, Rosenbrock
+from numpy.typing import NDArray
+from torch import Tensor
+
+from benchmarks import standings
+from benchmarks.curve_tables import data_folder
+from frugalbo.acquisition.registry import Situation, choose
+from frugalbo.metabo.acquisition import choose_metabo
+from frugalbo.metabo.weights import SHIPPED, shipped
+from frugalbo.models.objective import ObjectiveGP, fit_objective
+
+Array = NDArray[np.float64]
+
+RESULTS = Path(__file__).parent / "results" / "race_metabo.jsonl"
+METHODS = ("metabo", "network", "ei")
+INITIAL = 5
+NAP = tuple(f"nap/{i}" for i in range(20, 34))
+FUNCTIONS = ("function/branin", "function/hartmann6", "function/rosenbrock4", "function/slope2", "function/needle3")
+_SHUFFLES = 2000
+
+
+def pool_of(name: str) -> tuple[Array, Array]:
+    """Unit points (n x d) and losses (n)."""
+    suite, _, task = name.partition("/")
+    if suite == "nap":
+        tables = np.load(data_folder() / "nap_xgb" / "xgb_tables.npz")
+        X = tables[f"{task}/X"].astype(float)
+        X = np.where(X.max(0) > 1e3 * X.min(0), np.log(np.maximum(X, 1e-12)), X)
+        low, high = X.min(0), X.max(0)
+        return (X - low) / np.where(high > low, high - low, 1), -tables[f"{task}/accuracy"].astype(float)
+    rng = np.random.default_rng(7)
+    if task == "slope2":
+        X = rng.random((500, 2))
+        return X, np.log1p(np.exp(3 * X[:, 0] - 1)) + 0.2 * X[:, 1]
+    if task == "needle3":
+        X = rng.random((500, 3))
+        return X, -np.exp(-200 * ((X - 0.35) ** 2).sum(1)) + 0.001 * np.sin(50 * X[:, 0])
+    function = {"branin": Branin(), "hartmann6": Hartmann(6), "rosenbrock4": Rosenbrock(4)}[task]
+    X = rng.random((500, function.dim))
+    low, high = function.bounds.double()
+    return X, function(low + (high - low) * torch.from_numpy(X)).numpy()
+
+
+def regret_of(name: str, losses: Array, reached: Array) -> Array:
+    """As the module says, of each of the losses that were reached."""
+    worst = losses.max() if name in NAP else np.median(losses)
+    return np.minimum(1.0, (reached - losses.min()) / (worst - losses.min()))
+
+
+def run_cell(name: str, method: str, seed: int, trials: int) -> dict[str, Any]:
+    """One race as a record; `regret` after each trial from the last of the initial ones on."""
+    X, losses = pool_of(name)
+    order = np.random.default_rng([seed, 99]).permutation(len(X))
+    tried, weights = [int(i) for i in order[:INITIAL]], []
+    while len(tried) < trials:
+        objective = fit_objective(X[tried], losses[tried], ())
+        left = np.setdiff1d(np.arange(len(X)), tried)
+        pool = torch.from_numpy(X[left])
+        situation = Situation(objective, objective, pool[:0], pool, None, 0.0, None, None, seed)
+        with torch.no_grad():
+            values, why = _values(method, situation)
+        weights += [why["network"]] if "network" in why else []
+        tried.append(int(left[int(values.argmax())]))
+    reached = np.minimum.accumulate(losses[tried])[INITIAL - 1 :]
+    record = {"kind": "race", "task": name, "method": method, "seed": seed, "weights": digest()}
+    return {**record, "regret": regret_of(name, losses, reached).round(6).tolist(), "network": weights, "at": _now()}
+
+
+def _values(method: str, situation: Situation) -> tuple[Tensor, dict[str, Any]]:
+    X = situation.pool.unsqueeze(-2)
+    if method == "network":
+        model, best = situation.unbelieving.model, situation.best()
+        assert isinstance(model, ObjectiveGP)
+        assert best is not None
+        no = torch.zeros(situation.pool.shape[1], dtype=torch.bool)
+        said = shipped()(model.seen[None], model.train_targets[None], no, situation.pool[None], False)
+        return said.log_improvement(best)[0], {}
+    chosen = choose_metabo(situation) if method == "metabo" else choose(method, situation)
+    return chosen.value(X), chosen.why
+
+
+def random_regret(name: str, seed: int, trials: int) -> list[float]:
+    """The mean over random orders after the same initial points."""
+    _, losses = pool_of(name)
+    first = np.random.default_rng([seed, 99]).permutation(len(losses))[:INITIAL]
+    rest, rng = np.setdiff1d(np.arange(len(losses)), first), np.random.default_rng(0)
+    drawn = np.stack([rng.choice(rest, trials - INITIAL, replace=False) for _ in range(_SHUFFLES)])
+    best = np.minimum.accumulate(
+        np.concatenate([np.full((_SHUFFLES, 1), losses[first].min()), losses[drawn]], axis=1), axis=1
+    )
+    return regret_of(name, losses, best).mean(0).tolist()
+
+
+def calibrate(tasks: int = 40) -> Iterator[dict[str, Any]]:
+    """For some numbers of results and dimensions: what each model says of 40 further points of each of some draws."""
+    for d, n in ((2, 5), (2, 15), (4, 10), (4, 30), (8, 30)):
+        found: dict[str, list[tuple[float, float, float]]] = defaultdict(list)
+        for task in range(tasks):
+            rng = np.random.default_rng([d, n, task])
+            X = torch.from_numpy(rng.random((n + 40, d)))
+            truth = ObjectiveGP(X[:2], torch.zeros(2, 1, dtype=torch.float64), (), d)
+            kernel = truth.covar_module
+            kernel.lengthscale = torch.full((1, d), 0.4 * math.sqrt(d), dtype=torch.float64)
+            with torch.no_grad():
+                K = kernel.forward(X, X) + 1e-6 * torch.eye(n + 40)
+                f = torch.linalg.cholesky(K) @ torch.from_numpy(rng.standard_normal(n + 40))
+                half = torch.linalg.solve(K[:n, :n], K[:n, n:])
+                mean, variance = half.T @ f[:n], (K[n:, n:] - half.T @ K[:n, n:]).diagonal().clamp_min(1e-9)
+                found["exact"].append(_scores(f[n:], mean, variance.sqrt()))
+                # The others see the outcomes standardised, as there is no other transform of such.
+                level, scale = f[:n].mean(), f[:n].std()
+                y = (f - level) / scale
+            said = fit_objective(X[:n].numpy(), y[:n].numpy(), (), outcome=_Plain())
+            with torch.no_grad():
+                at = said.model.marginals(X[n:])
+                scores = _scores(y[n:], at.mean, at.variance.sqrt())
+                found["fitted"].append((scores[0] - float(scale.log()), *scores[1:]))
+                said = shipped()(X[None, :n], y[None, :n], torch.zeros(d, dtype=torch.bool), X[None, n:], False)
+                z = y[n:].float()[None]
+                log_p, below = said.log_density(z).mean().item() - float(scale.log()), said.cdf(z)
+            found["network"].append((log_p, _inside(below, 0.5), _inside(below, 0.9)))
+        for model, rows in found.items():
+            log_p, half, most = np.mean(rows, axis=0).round(4).tolist()
+            record = {"kind": "calibration", "model": model, "d": d, "n": n, "tasks": tasks, "weights": digest()}
+            yield {**record, "log_density": log_p, "inside_50": half, "inside_90": most, "at": _now()}
+
+
+class _Plain:
+    """No transform: outcomes are standardised already."""
+
+    def __call__(self, losses: Any, /) -> Array:
+        return np.asarray(losses, dtype=np.float64)
+
+    def inverse(self, t: float) -> float:
+        return t
+
+
+def _scores(y: Tensor, mean: Tensor, sd: Tensor) -> tuple[float, float, float]:
+    normal = torch.distributions.Normal(mean, sd)
+    below = normal.cdf(y)
+    return normal.log_prob(y).mean().item(), _inside(below, 0.5), _inside(below, 0.9)
+
+
+def _inside(below: Tensor, share: float) -> float:
+    return ((below - 0.5).abs() < share / 2).double().mean().item()
+
+
+def latency(d: int, repeats: int = 9) -> dict[str, Any]:
+    """CPU milliseconds of one thread, medians."""
+    g = torch.Generator().manual_seed(0)
+    X, y, Q = (torch.rand(*s, generator=g, dtype=torch.float64) for s in ((1, 100, d), (1, 100), (1, 1000, d)))
+    no, read, answer = torch.zeros(d, dtype=torch.bool), [], []
+    with torch.no_grad():
+        for _ in range(repeats):
+            started = time.process_time()
+            fit = shipped().read(X, y, no)
+            between = time.process_time()
+            shipped().answer(fit, Q, False).log_improvement(0.0)
+            read.append(between - started)
+            answer.append(time.process_time() - between)
+    ms = {"read_ms": 1e3 * float(np.median(read)), "answer_ms": 1e3 * float(np.median(answer))}
+    return {"kind": "latency", "d": d, "weights": digest(), **{k: round(v, 1) for k, v in ms.items()}, "at": _now()}
+
+
+def digest() -> str:
+    """Of the weights that come with the package."""
+    return hashlib.sha256(SHIPPED.read_bytes()).hexdigest()[:12]
+
+
+def _now() -> str:
+    return datetime.now(UTC).isoformat(timespec="seconds")
+
+
+def markdown(records: list[dict[str, Any]]) -> str:
+    """All that is recorded for the newest weights."""
+    records = [r for r in records if r["weights"] == records[-1]["weights"]]
+    return "\n\n".join([_race_table(records), _other_tables(records)])
+
+
+def _race_table(records: list[dict[str, Any]]) -> str:
+    cells = {(r["task"], r["seed"], r["method"]): r for r in records if r["kind"] == "race"}
+    whole = sorted({c[:2] for c in cells if all((*c[:2], m) in cells for m in METHODS)})
+    lines = ["| tasks | races | method | 5 trials | 10 | 15 | 25 | better than ei at 10 | worse | at 25 | worse |"]
+    lines.append("|" + "---|" * 11)
+    groups = {"nap": [c for c in whole if c[0].startswith("nap")]}
+    groups |= {task: [c for c in whole if c[0] == task] for task in FUNCTIONS}
+    for group, of in groups.items():
+        for method in (*METHODS, "random") if of else ():
+            curves = [_curve(cells, c, method) for c in of]
+            at = " | ".join(f"{np.mean([c[_place(c, t)] for c in curves]):.3f}" for t in (5, 10, 15, 25))
+            counts = []
+            for t in (10, 25):
+                pairs = [
+                    (a[_place(a, t)], _curve(cells, c, "ei")[_place(a, t)]) for a, c in zip(curves, of, strict=True)
+                ]
+                counts += [sum(a < b for a, b in pairs), sum(a > b for a, b in pairs)]
+            lines.append(f"| {group} | {len(of)} | {method} | {at} | {' | '.join(map(str, counts))} |")
+    weights = [w for r in cells.values() if r["method"] == "metabo" for w in r["network"]]
+    return "\n".join([*lines, "", f"The network's weight: mean {np.mean(weights):.2f}." if weights else ""])
+
+
+def _curve(cells: dict[tuple[str, int, str], dict[str, Any]], cell: tuple[str, int], method: str) -> list[float]:
+    if method == "random":
+        return random_regret(*cell, trials=INITIAL + len(cells[*cell, "ei"]["regret"]) - 1)
+    return cells[*cell, method]["regret"]
+
+
+def _place(curve: list[float], trials: int) -> int:
+    return min(trials - INITIAL, len(curve) - 1)
+
+
+def _other_tables(records: list[dict[str, Any]]) -> str:
+    lines = ["| d | n | model | log density | inside 50 % | inside 90 % |", "|" + "---|" * 6]
+    newest = {(r["d"], r["n"], r["model"]): r for r in records if r["kind"] == "calibration"}
+    for (d, n, model), r in newest.items():
+        lines.append(f"| {d} | {n} | {model} | {r['log_density']:.3f} | {r['inside_50']:.2f} | {r['inside_90']:.2f} |")
+    lines += ["", "| d | read 100 results, ms | answer 1,000 candidates, ms |", "|---|---|---|"]
+    latest = {r["d"]: r for r in records if r["kind"] == "latency"}
+    lines += [f"| {d} | {r['read_ms']} | {r['answer_ms']} |" for d, r in latest.items()]
+    return "\n".join(lines)
+
+
+def main() -> None:
+    """Run what is missing, or tabulate."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--seeds", type=int, default=5)
+    parser.add_argument("--trials", type=int, default=25)
+    parser.add_argument("--only", nargs="*", default=["function", "nap"])
+    parser.add_argument("--calibration", action="store_true")
+    parser.add_argument("--latency", action="store_true")
+    parser.add_argument("--table", action="store_true", help="print the summary as Markdown, run nothing")
+    parser.add_argument("--out", type=Path, default=RESULTS)
+    asked = parser.parse_args()
+    if asked.table:
+        print(markdown(standings.read(asked.out)))
+        return
+    torch.set_num_threads(1)
+
+    def keep(record: dict[str, Any]) -> None:
+        with asked.out.open("a") as file:
+            file.write(json.dumps(record) + "\n")
+        print(json.dumps(record), flush=True)
+
+    if asked.calibration:
+        for record in calibrate():
+            keep(record)
+    if asked.latency:
+        for d in (4, 8, 20):
+            keep(latency(d))
+    if asked.calibration or asked.latency:
+        return
+    known = standings.read(asked.out)
+    done = {(r["task"], r["method"], r["seed"], r["weights"]) for r in known if r["kind"] == "race"}
+    there = (data_folder() / "nap_xgb").is_dir()
+    names = [n for n in (*FUNCTIONS, *NAP) if n.partition("/")[0] in asked.only and (there or n in FUNCTIONS)]
+    for seed in range(asked.seeds):
+        for name in names:
+            for method in METHODS:
+                if (name, method, seed, digest()) not in done:
+                    keep(run_cell(name, method, seed, asked.trials))
+
+
+if __name__ == "__main__":
+    main()
