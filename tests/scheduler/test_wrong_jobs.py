@@ -73,7 +73,9 @@ def every_second_step(context):
 def test_reports_between_rungs_count_at_the_rung_after_them():
     report = _tune(every_second_step, low=2)
     study = report.study
-    at_three = [t for t in study.trials.values() if t.starts[0].until == 3]
+    # On a busy machine one may run into its cap: then it is worth nothing at any rung.
+    at_three = [t for t in study.trials.values() if t.starts[0].until == 3 and t.status != "failed"]
+    assert len(at_three) > len(study.trials) // 2
     assert all(t.reports.keys() >= {2} and 3 not in t.reports for t in at_three)
     assert [study.value_by(t, 3) for t in at_three] == [t.reports[2]["loss"] for t in at_three]
     done = [t for t in study.trials.values() if t.status == "completed"]
