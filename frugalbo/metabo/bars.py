@@ -19,10 +19,13 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 
+import frugalbo.models  # isort: skip  # noqa: F401 - first: it imports linear_operator without its warning
+
 import torch
-from botorch.acquisition.analytic import _log_ei_helper
 from torch import Tensor, nn
 from torch.special import ndtr
+
+from frugalbo.acquisition.log_ei_per_cost import log_h
 
 _MEDIAN = 0.6744897501960817  # of the half-normal with scale 1
 _MEAN = math.sqrt(2 / math.pi)  # of the same
@@ -102,21 +105,21 @@ class Bars(nn.Module):
         within = torch.where(b < high, part * part / (2 * (high - low)), b - (low + high) / 2)
         log_within = torch.where(b > low, within.clamp_min(_TINY).log(), -math.inf)
         u = (b - inner[0]) / left
-        lower = torch.where(u < 0, math.log(2) + _log_ei_helper(u.clamp_max(0)), (u.clamp_min(0) + _MEAN).log())
-        upper = self._upper((b - inner[-1]) / right)
+        lower = torch.where(u < 0, math.log(2) + log_h(u.clamp_max(0)), (u.clamp_min(0) + _MEAN).log())
+        upper = _log_upper((b - inner[-1]) / right)
         improvement = torch.cat([lower + left.log(), log_within, upper + right.log()], dim=-1)
         return torch.logsumexp(logits.log_softmax(-1) + improvement, dim=-1)
-
-    @staticmethod
-    def _upper(u: Tensor) -> Tensor:
-        """Of a half-normal above 0: the log of `u (2 Phi(u) - 1) + 2 phi(u) - 2 phi(0)` where u > 0."""
-        v = u.clamp_min(1e-3)
-        value = v * (2 * ndtr(v) - 1) + _MEAN * ((-0.5 * v * v).exp() - 1)
-        return torch.where(u > 1e-3, value.clamp_min(_TINY).log(), -math.inf)
 
     def _tails(self) -> tuple[Tensor, Tensor]:
         """The scales of the half-normals."""
         return (self.edges[1] - self.edges[0]) / _MEDIAN, (self.edges[-1] - self.edges[-2]) / _MEDIAN
+
+
+def _log_upper(u: Tensor) -> Tensor:
+    """The log of the expected improvement on a half-normal above 0, `u (2 Phi(u) - 1) + 2 phi(u) - 2 phi(0)`."""
+    v = u.clamp_min(1e-3)
+    value = v * (2 * ndtr(v) - 1) + _MEAN * ((-0.5 * v * v).exp() - 1)
+    return torch.where(u > 1e-3, value.clamp_min(_TINY).log(), -math.inf)
 
 
 def _log_half_normal(u: Tensor) -> Tensor:
