@@ -68,16 +68,17 @@ class JsonView(_Plain):
 
 
 class LogView(_Plain):
-    """One line when a trial starts and one when it ends."""
+    """One line when a trial starts or goes on, and one when it ends or is paused."""
 
     def __init__(self, out: IO[str] | None = None) -> None:
         self._out = out or sys.stdout
 
     def __call__(self, study: Study, balance: Balance, events: Sequence[Event]) -> None:
-        """Print the new starts and ends."""
+        """Print what began and what ended."""
         for event in events:
             if isinstance(event, Started):
-                self._say(f"trial {event.trial} starts on {event.slot}: {_in_words(study, event.params)}")
+                begins = f"goes on from step {event.start}" if event.start else "starts"
+                self._say(f"trial {event.trial} {begins} on {event.slot}: {_in_words(study, event.params)}")
             elif isinstance(event, Ended):
                 self._ended(study, balance, event)
 

@@ -45,7 +45,11 @@ def test_the_log_has_a_line_for_each_start_and_each_end():
     study, _ = play(LogView(out), recipe)
     lines = out.getvalue().splitlines()
     assert lines[0].startswith("trial 0 starts on ")
-    assert sum(" starts on " in line for line in lines) == sum(len(t.starts) for t in study.trials.values())
+    starts = [start.start for trial in study.trials.values() for start in trial.starts]
+    assert sum(" starts on " in line for line in lines) == starts.count(0)
+    went_on = [int(line.split()[6]) for line in lines if " goes on from step " in line]
+    assert sorted(went_on) == sorted(filter(None, starts))
+    assert any(starts)
     assert sum(" after " in line for line in lines) == sum(len(t.ends) for t in study.trials.values())
 
 
