@@ -38,7 +38,7 @@ def holds(study):
 
 def run(cost, of=None, **settings):
     of = of or problem()
-    return fb.tune(of, budget="60s", method="sobol", cost=cost, executor=simulated(of), **settings)
+    return fb.tune(of, budget="60s", method="sobol", cost=cost, executor=simulated(of), scheduler="fixed", **settings)
 
 
 def test_with_a_known_cost_each_trial_holds_what_it_takes_from_the_first_on():
@@ -65,7 +65,8 @@ def test_a_known_cost_that_is_too_low_is_named_as_the_reason():
 def test_a_stored_run_goes_on_with_what_was_stated(tmp_path):
     storage = tmp_path / "runs.db"
     of = problem()
-    fb.tune(of, budget="20s", method="sobol", cost="like width; typical 5s", executor=simulated(of), storage=storage)
+    settings = {"method": "sobol", "scheduler": "fixed", "executor": simulated(of), "storage": storage}
+    fb.tune(of, budget="20s", cost="like width; typical 5s", **settings)
     report = fb.resume(storage=storage, budget="60s", executor=simulated(of))
     assert report.study.problem.cost == fb.CostPrior(like="width", typical_s=5.0)
     # Also where the problem is given again, without the statement.
@@ -91,7 +92,7 @@ def test_own_loops_state_costs_too():
 def test_bayesian_suggestions_use_a_known_formula():
     # Without failures, ever: every trial is predicted exactly, from the formula alone.
     of = problem("width / 7 * steps")
-    report = fb.tune(of, budget="60s", executor=simulated(of))
+    report = fb.tune(of, budget="60s", executor=simulated(of), scheduler="fixed")
     chosen = [t for t in report.study.trials.values() if "predicted_cost_s" in t.why]
     assert len(chosen) >= 3
     for trial in chosen:

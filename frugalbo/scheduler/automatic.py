@@ -8,10 +8,12 @@
 | has a budget of trials | `fixed` | a short trial counts as much as a whole one |
 | has a budget of fewer than three whole trials, as far as costs are known beforehand | `fixed` | few to leave behind |
 | has a job that saves no checkpoints | `fixed` | each resumption would begin from scratch |
+| has a job that reports nothing before its end | `fixed` | nothing is known at a rung |
 | else | `freeze-thaw` | |
 
-The first row that applies decides. All but the checkpoints are known before anything runs; that a job saves none is
-seen when the first of its segments ends. Then what was held is run to its end like all that follows.
+The first row that applies decides. All but the last two are known before anything runs; these are seen when the
+first of its segments end. Then what was held is run to its end like all that follows; a trial that reported nothing
+has failed.
 """
 
 from __future__ import annotations
@@ -30,11 +32,17 @@ from frugalbo.scheduler.fixed import FixedScheduler
 from frugalbo.scheduler.freeze_thaw import FreezeThawScheduler
 from frugalbo.scheduler.rungs import levels_of
 from frugalbo.slot import Slot
-from frugalbo.study import Outcome, Study
+from frugalbo.study import Failure, Outcome, Study, Trial
 
 _LOG = logging.getLogger(__name__)
 _LEAST: Final = 3.0  # whole trials
 _FIRST: Final = 64  # trials among which one was held if any was
+
+
+def _reported_nothing(trial: Trial) -> bool:
+    """Whether a trial came to the end of a segment, not of its plan, without a single report."""
+    is_mute = bool(trial.ends) and trial.ends[0].failure == Failure.NO_RESULT
+    return is_mute and not trial.reports and trial.starts[0].until < trial.planned
 
 
 class AutoScheduler(FixedScheduler):
@@ -74,6 +82,8 @@ class AutoScheduler(FixedScheduler):
             for number in range(min(_FIRST, len(study.trials))) for end in study.trials[number].ends
         ):  # fmt: skip
             return "the job saves no checkpoints"
+        if any(_reported_nothing(study.trials[number]) for number in range(min(_FIRST, len(study.trials)))):
+            return "the job reports nothing before its end"
         return ""
 
     def _whole_trials(self, study: Study, balance: Balance) -> float | None:

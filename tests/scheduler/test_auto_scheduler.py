@@ -3,16 +3,17 @@ import logging
 import pytest
 from ladders import COST, Numbered, make_problem, play
 
-from frugalbo.api import Settings
+from frugalbo.api import Settings, tune
 from frugalbo.budget.amounts import Budget, Cost
 from frugalbo.budget.ledger import Ledger
-from frugalbo.problem import Minimize, Problem
+from frugalbo.executors.simulated import Curve, SimulatedExecutor
+from frugalbo.problem import Fidelity, Minimize, Problem
 from frugalbo.scheduler.automatic import AutoScheduler
 from frugalbo.scheduler.base import Resume, Start
 from frugalbo.scheduler.fixed import FixedScheduler
 from frugalbo.slot import Slot
 from frugalbo.space import Float, Space
-from frugalbo.study import Ended, Outcome, Reported, Started, Study
+from frugalbo.study import Ended, Failure, Outcome, Reported, Started, Study
 
 SLOT = Slot("cpu:0", "cpu", 0)
 INDIVISIBLE = Problem("p", Space({"x": Float(0.0, 1.0)}), "m:f", Minimize("loss"))
@@ -71,3 +72,13 @@ def test_it_says_which_and_why_once(caplog):
 def test_a_price_is_one_of_whole_trials():
     assert type(Settings(min_gain="0.1 per trial").make_scheduler(Numbered(), None)) is FixedScheduler
     assert type(Settings().make_scheduler(Numbered(), None)) is AutoScheduler
+
+
+def test_a_job_that_reports_only_at_its_end_loses_one_trial_and_is_run_to_its_end():
+    problem = Problem("mute", Space({"x": Float(0, 1)}), "nothing:here", Minimize("loss"), Fidelity("steps", 1, 9))
+    executor = SimulatedExecutor(
+        problem, [Slot("s", "cpu", 0)], lambda params, planned, seed: Curve([planned], [9.0], [{"loss": params["x"]}])
+    )
+    study = tune(problem, budget="200s", method="random", executor=executor).study
+    assert [trial.failure for trial in study.trials.values()].count(Failure.NO_RESULT) == 1
+    assert len([trial for trial in study.trials.values() if trial.status == "completed"]) > 15
