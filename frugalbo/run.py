@@ -162,11 +162,11 @@ class RunLoop:
 
     def _open_slots(self) -> list[Slot]:
         """The free slots for which something is left to spend."""
-        balance = self.study.balance()
-        if spent := balance.exhausted:
+        balance, to_go_on = self.study.balance(), self.study.count(Status.PAUSED) > 0
+        if spent := balance.exhausted(to_go_on=to_go_on):
             self._refused = f"the budget of {spent.replace('_', ' ')} is spent"
             return []
-        closed = {name: spent for name, pool in balance.pools.items() if (spent := pool.exhausted)}
+        closed = {name: spent for name, pool in balance.pools.items() if (spent := pool.exhausted(to_go_on=to_go_on))}
         slots = [slot for slot in self.executor.free_slots() if slot.pool not in closed]
         if closed and not slots:
             pool, spent = next(iter(closed.items()))

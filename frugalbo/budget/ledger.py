@@ -63,10 +63,14 @@ class Balance:
         """The accounts that have a limit."""
         return {name: a for name, a in self.accounts.items() if a.total < float("inf")}
 
-    @property
-    def exhausted(self) -> Resource | None:
-        """The first resource of which nothing is left to start anything with; lent memory comes back, and is none."""
-        return next((name for name, a in self.limited.items() if a.free <= 0 and name != _RETURNED), None)
+    def exhausted(self, *, to_go_on: bool = False) -> Resource | None:
+        """The first resource of which nothing is left to start anything with; lent memory comes back, and is none.
+
+        Args:
+            to_go_on: Whether there are trials that may go on, which takes no evaluation.
+        """
+        free_of_charge = (_RETURNED, "evaluations") if to_go_on else (_RETURNED,)
+        return next((name for name, a in self.limited.items() if a.free <= 0 and name not in free_of_charge), None)
 
     def lacks(self, cost: Cost) -> Resource | None:
         """The first resource of which `cost` asks more than is free; None if all of it fits."""

@@ -166,3 +166,12 @@ def test_what_a_replanned_run_reports_on_its_way_does_not_change_the_rungs_below
     scheduler._standings.follow(study)
     assert fresh.brackets == scheduler._standings.brackets
     assert all(round(loss + 1, 6) >= 0 for loss, _ in fresh.brackets[0][0].arrived)
+
+
+def test_when_all_trials_are_begun_those_that_are_held_still_go_on():
+    study, reason = play(AshaScheduler(Numbered(), COST), make_problem(9), budget="9 trials")
+    arrived = [len(sent_to(study)[level]) for level in (1, 3, 9)]
+    # A third of nine goes on, and who went on before the better ones came.
+    assert (arrived[0], arrived[2]) == (9, 1)
+    assert arrived[1] >= 3
+    assert "evaluations is spent" in reason
