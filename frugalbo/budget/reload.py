@@ -16,7 +16,7 @@ from frugalbo.budget.cost_process import Segments, fit_process
 from frugalbo.problem import Problem
 
 _RARELY: Final = 0.9
-_MOST: Final = 32  # segments that go on which are looked at, the last
+_MOST: Final = 32  # segments that go on which are looked at, evenly chosen
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,7 +41,8 @@ def fit_reload(problem: Problem, data: Segments) -> tuple[Reload, Segments]:
     begun = None if late.all() or not late.any() else fit_process(problem, data.rows(~late))
     if begun is None:
         return Reload(), data
-    rows = np.flatnonzero(late)[-_MOST:]
+    rows = np.flatnonzero(late)
+    rows = rows[np.linspace(0, len(rows) - 1, min(_MOST, len(rows))).astype(int)]
     usual = np.array([begun.quantile(data.U[i, None], float(data.steps[i]), _RARELY) for i in rows])
     took = data.seconds[rows] * np.where(data.at_least[rows], 2.0, 1.0)
     excess = np.maximum(0.0, took - usual)
