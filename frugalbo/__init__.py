@@ -27,6 +27,7 @@ _WHERE = {
     "frugalbo.recording": ("Recording",),
     "frugalbo.replay": ("simulate",),
     "frugalbo.report": ("Report",),
+    "frugalbo.script": ("by_hand",),
     "frugalbo.slot": ("Slot",),
     "frugalbo.space": ("Choice", "Fixed", "Float", "Int", "Space"),
     "frugalbo.study": ("Ended", "Reported", "Started", "Status", "Study", "Trial"),
@@ -60,6 +61,7 @@ if TYPE_CHECKING:
     from frugalbo.recording import Recording
     from frugalbo.replay import simulate
     from frugalbo.report import Report
+    from frugalbo.script import by_hand
     from frugalbo.slot import Slot
     from frugalbo.space import Choice, Fixed, Float, Int, Space
     from frugalbo.study import Ended, Reported, Started, Status, Study, Trial

@@ -6,16 +6,14 @@ is kept in the optimizer. So a checkpoint holds no random state, and a run that 
 for bit on a CPU.
 """
 
-import argparse
 import json
 import math
 import sys
-import tempfile
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
-from typing import Any, Literal, Self, get_args, get_origin
+from typing import Any, Literal, Self, get_args
 
 import numpy as np
 import torch
@@ -28,6 +26,7 @@ from frugalbo.errors import ProblemError
 from frugalbo.job import JobContext
 from frugalbo.optim import UBA, Frugal, measure_state_bytes, param_groups
 from frugalbo.rollouts import RolloutAllocator, group_advantages
+from frugalbo.script import by_hand
 
 if str(Path(__file__).parent) not in sys.path:  # found by its path, this file brings its neighbours along
     sys.path.append(str(Path(__file__).parent))
@@ -409,46 +408,10 @@ def _seed(*words: int) -> int:
     return int(np.random.SeedSequence([2, *words]).generate_state(1, np.uint64)[0] >> np.uint64(1))
 
 
-def script() -> None:
-    """Train once, by hand: `python train.py --lr 3e-3 --updates 20`; with 0 updates, make the warm start only."""
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else None)
-    for field in fields(Config):
-        option = "--" + field.name.replace("_", "-")
-        if get_origin(field.type) is Literal:
-            parser.add_argument(option, choices=get_args(field.type), default=field.default)
-        else:
-            parser.add_argument(option, type=type(field.default), default=field.default)
-    parser.add_argument("--updates", type=int)
-    parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
-    parser.add_argument("--threads", type=int, default=torch.get_num_threads())
-    words = vars(parser.parse_args())
-    updates, seed, device, threads = (words.pop(name) for name in ("updates", "seed", "device", "threads"))
-    torch.set_num_threads(threads)
-    try:
-        config = Config(**words)
-        updates = SIZES[config.size].updates if updates is None else updates
-        if updates == 0:
-            print(json.dumps({"step": 0, "metrics": {"pass_at_1": Run(config, seed, 1, device).evaluate()}}))
-            return
-        with tempfile.TemporaryDirectory() as folder:
-            main(
-                JobContext(
-                    params=asdict(config),
-                    start=0,
-                    until=updates,
-                    planned=updates,
-                    seed=seed,
-                    device=device,
-                    threads=threads,
-                    checkpoint_dir=Path(folder),
-                    objective="pass_at_1",
-                    sink=lambda record: print(json.dumps(record), flush=True),
-                )
-            )
-    except ProblemError as error:
-        sys.exit(f"error: {error}")
-
-
 if __name__ == "__main__":
-    script()
+    with by_hand(Config, objective="pass_at_1", steps=lambda config: SIZES[config.size].updates) as by_hand_job:
+        if by_hand_job.until == 0:  # the warm start alone, and what it can do
+            begin = Run(Config.from_params(by_hand_job.params), by_hand_job.seed, 1, by_hand_job.device)
+            print(json.dumps({"step": 0, "metrics": {"pass_at_1": begin.evaluate()}}))
+        else:
+            main(by_hand_job)

@@ -6,18 +6,15 @@ as one that was not, bit for bit on a CPU. Weights and optimizer state are float
 model computes in bfloat16 autocast.
 """
 
-import argparse
-import json
 import math
 import resource
 import sys
-import tempfile
 import time
 from collections.abc import Mapping
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
-from typing import Any, Literal, Self, get_args, get_origin
+from typing import Any, Literal, Self, get_args
 
 import torch
 import torch._dynamo  # torch.optim loads it when first used, for a second: once here, not in each forked trial
@@ -28,6 +25,7 @@ from torch.optim.lr_scheduler import LambdaLR, LRScheduler
 from frugalbo.errors import ProblemError
 from frugalbo.job import JobContext
 from frugalbo.optim import UBA, Frugal, measure_state_bytes, param_groups
+from frugalbo.script import by_hand
 
 if str(Path(__file__).parent) not in sys.path:  # found by its path, this file brings its neighbours along
     sys.path.append(str(Path(__file__).parent))
@@ -255,45 +253,6 @@ def peak_memory_bytes(device: str) -> int:
     return peak if sys.platform == "darwin" else peak * 1024  # Linux counts in KiB
 
 
-def script() -> None:
-    """Train once, by hand: `python train.py --lr 3e-3 --steps 100`."""
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else None)
-    for field in fields(Config):
-        option = "--" + field.name.replace("_", "-")
-        if field.type is bool:
-            parser.add_argument(option, action=argparse.BooleanOptionalAction, default=field.default)
-        elif get_origin(field.type) is Literal:
-            parser.add_argument(option, choices=get_args(field.type), default=field.default)
-        else:
-            parser.add_argument(option, type=type(field.default), default=field.default)
-    parser.add_argument("--steps", type=int)
-    parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
-    parser.add_argument("--threads", type=int, default=torch.get_num_threads())
-    words = vars(parser.parse_args())
-    steps, seed, device, threads = (words.pop(name) for name in ("steps", "seed", "device", "threads"))
-    torch.set_num_threads(threads)
-    try:
-        config = Config(**words)
-        steps = steps or SIZES[config.size].steps
-        with tempfile.TemporaryDirectory() as folder:
-            main(
-                JobContext(
-                    params=asdict(config),
-                    start=0,
-                    until=steps,
-                    planned=steps,
-                    seed=seed,
-                    device=device,
-                    threads=threads,
-                    checkpoint_dir=Path(folder),
-                    objective="val_loss",
-                    sink=lambda record: print(json.dumps(record), flush=True),
-                )
-            )
-    except ProblemError as error:
-        sys.exit(f"error: {error}")
-
-
 if __name__ == "__main__":
-    script()
+    with by_hand(Config, objective="val_loss", steps=lambda config: SIZES[config.size].steps) as by_hand_job:
+        main(by_hand_job)

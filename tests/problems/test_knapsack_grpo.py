@@ -654,12 +654,12 @@ def test_the_script_runs_by_itself_and_refuses_in_one_line():
         words = [sys.executable, FOLDER / "train.py", "--threads", "1", "--device", "cpu", "--size", "toy", *words]
         return subprocess.run(words, capture_output=True, text=True, check=False)
 
-    done = script("--updates", "2", "--allocation", "signal")
+    done = script("--steps", "2", "--allocation", "signal")
     assert done.returncode == 0, done.stderr
     last = json.loads(done.stdout.splitlines()[-1])
     assert last["step"] == 2
     assert 0 < last["metrics"]["tokens"] <= 2 * warm_start.SIZES["toy"].tokens
-    begin = script("--updates", "0")
+    begin = script("--steps", "0")
     assert 0 < json.loads(begin.stdout)["metrics"]["pass_at_1"] < 0.5
     wrong = script("--lower", "9")
     assert wrong.returncode == 1
