@@ -265,3 +265,12 @@ def test_a_constraint_that_cannot_be_read_or_has_no_command_is_refused(tmp_path,
     assert "<= or >=" in capsys.readouterr().err
     assert main(["tune", "somewhere", "--budget", "1 trial", "--constraint", "peak <= 3"]) == 2
     assert "--constraint" in capsys.readouterr().err
+
+
+def test_the_package_itself_is_the_command_line():
+    done = subprocess.run(
+        [sys.executable, "-m", "frugalbo", "status", "nothing"], capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 2
+    assert done.stderr.startswith("frugalbo: ")
+    assert len(done.stderr.splitlines()) == 1

@@ -54,6 +54,7 @@ LAYERS = [
     ["replay"],
     ["cli_simulate", "cli_metabo"],
     ["integrations", "cli", "testing"],
+    ["__main__"],
 ]
 # What the layers alone would allow.
 NEVER = [

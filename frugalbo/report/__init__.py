@@ -45,9 +45,9 @@ __all__ = [
 _MOST_FAILURES = 8
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class Report:
-    """A study seen from its end.
+    """A study seen from its end; a notebook or a prompt shows its summary.
 
     Args:
         run_id: The stored run, if it is stored.
@@ -93,6 +93,9 @@ class Report:
         parts += [_account_lines(self.study, resource) for resource in shown_resources(self.study)]
         parts += [_run_lines(self.study), _failure_lines(self.study)]
         return "\n\n".join("\n".join(lines) for lines in parts if lines)
+
+    def __repr__(self) -> str:
+        return self.summary()
 
     def to_json(self, *, leave_one_out: bool = False) -> dict[str, Any]:
         """The figures as strict JSON types: no number is infinite or undefined.

@@ -230,7 +230,9 @@ def test_trial_table_is_flat_and_keeps_parameters_apart_from_columns(by_hand):
 
 
 def test_the_summary_says_what_matters(by_hand):
-    text = Report(by_hand, "run-1", "the budget is spent").summary()
+    report = Report(by_hand, "run-1", "the budget is spent")
+    text = report.summary()
+    assert repr(report) == text
     for fact in (
         "Best loss 2 after 29 of 100 device-seconds; defaults 3",
         "by hand, run run-1: the budget is spent",
