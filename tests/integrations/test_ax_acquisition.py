@@ -44,7 +44,7 @@ def dataset(metric, values, X):
 
 @pytest.mark.slow
 @pytest.mark.filterwarnings("ignore:Optimization failed")  # Ax's search tries again, as ours has kinks
-@pytest.mark.parametrize("method", ["pbgi", "bo", "bmsei", "pes", "mes"])
+@pytest.mark.parametrize("method", ["pbgi", "bo", "bmsei", "pes", "mes", "metabo"])
 def test_what_ax_lacks_suggests_and_survives_json(method, tmp_path):
     made = client(method=method, budget_s=400.0)
     run(made, 6)

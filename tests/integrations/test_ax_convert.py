@@ -242,12 +242,39 @@ def test_curves_of_a_plain_experiment():
     assert [t.used("device_seconds") for t in study.trials.values()] == [14.0, 10.0]
 
 
-@pytest.mark.parametrize("objective", ["loss, -time", "loss + 2 * time"])
-def test_several_objectives_are_refused(objective):
+@pytest.mark.parametrize(
+    ("objective", "remedy"),
+    [
+        ("loss, -time", "bound the others by outcome constraints, 'time <= ...'"),
+        ("loss + 2 * time", "report that sum as a metric of its own"),
+    ],
+)
+def test_several_objectives_are_refused_with_what_to_do(objective, remedy):
+    """By everything that needs the objective, in the same sentence."""
     made = client()
     made.configure_optimization(objective)
-    with pytest.raises(ProblemError, match="not a single metric"):
+    with pytest.raises(ProblemError, match=f"not a single metric.*{remedy}"):
         fa.from_ax(made)
+    made.set_generation_strategy(fa.generation_strategy())
+    with pytest.raises(ProblemError, match=remedy):
+        made.get_next_trials(1)
+    with pytest.raises(ProblemError, match=remedy):
+        fa.BudgetedClient(made, "10s")
+    with pytest.raises(ProblemError, match=remedy):
+        fa.problem_from_ax(made, job="nowhere:train")
+    made.configure_optimization("-loss", ["time <= 5"])
+    assert made.get_next_trials(1)
+
+
+def test_a_batch_is_refused_with_what_to_do():
+    from ax.core.arm import Arm
+
+    made = client()
+    batch = experiment(made).new_batch_trial()
+    batch.add_arms_and_weights([Arm({"x": x, "optimizer.lr": 1e-3, "layers": 1, "kind": "a"}) for x in (0.1, 0.2)])
+    for use in (fa.from_ax, fa.best_point, lambda made: fa.BudgetedClient(made, "10s")):
+        with pytest.raises(StudyError, match=r"trial 0 of 'demo' is a batch.*give each of its arms a trial"):
+            use(made)
 
 
 def test_what_cannot_be_a_study_is_refused_in_a_sentence():

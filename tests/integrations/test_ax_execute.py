@@ -100,6 +100,16 @@ def test_a_failure_is_that_of_one_trial(x, y, failure, message):
     assert len(study.trials) == 4
 
 
+def test_a_batch_is_not_run():
+    from ax.core.arm import Arm
+
+    made = client()
+    batch = experiment(made).new_batch_trial()
+    batch.add_arms_and_weights([Arm({"x": x, "y": 0.5}) for x in (0.1, 0.2)])
+    with inline(made) as runner, pytest.raises(StudyError, match="trial 0 is a batch"):
+        runner.run(batch)
+
+
 class Broken(InlineExecutor):
     """Cannot start every other trial."""
 

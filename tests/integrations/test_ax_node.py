@@ -11,9 +11,10 @@ from clients import client, experiment, loss, run, seconds
 
 import frugalbo as fb
 import frugalbo.integrations.ax as fa
-from frugalbo.errors import BudgetError, StudyError
-from frugalbo.integrations.ax.node import FrugalNode
+from frugalbo.errors import BudgetError, SpaceError, StudyError
+from frugalbo.integrations.ax.node import FrugalNode, configurations_with
 from frugalbo.propose import METHODS, MethodError
+from frugalbo.study import Study
 
 ORIGINAL = type(Generators.SOBOL).__call__
 ROOT = Path(__file__).parents[2]
@@ -154,12 +155,114 @@ def test_wrong_arguments_are_refused_at_once(arguments, error, message):
         fa.generation_strategy(**arguments)
 
 
-def test_fixed_parameters_are_refused_and_nothing_is_lost():
+@pytest.mark.parametrize("method", ["auto", "metabo", "ts", "sobol", "random"])
+def test_fixed_parameters_are_kept_and_the_others_are_chosen(method):
+    made = run(with_ours(client(), method=method, budget="200s"), 4)
+    fixed = {"optimizer.lr": 3e-3, "kind": "b"}
+    first, second = made.get_next_trials(2, fixed_parameters=fixed).values()
+    assert {k: first[k] for k in fixed} == {k: second[k] for k in fixed} == fixed
+    assert (first["x"], first["layers"]) != (second["x"], second["layers"])
+    assert next(iter(made.get_next_trials(1).values()))["optimizer.lr"] != 3e-3  # free again
+
+
+def test_fixed_parameters_do_not_keep_the_optimum_from_being_found():
+    """With kind 'a' and 5 layers the least loss is 0.08, that of lr 0.01 and x 0.3."""
+    made, found = with_ours(client(), method="ei"), []
+    for _ in range(17):
+        for index, p in made.get_next_trials(1, fixed_parameters={"layers": 5, "kind": "a"}).items():
+            made.complete_trial(index, {"loss": loss(p)})
+            found.append(loss(p))
+    assert 0.08 <= min(found) < 0.085
+
+
+@pytest.mark.parametrize(
+    ("fixed", "message"),
+    [
+        ({"x": 3.0}, r"fixed parameter 'x': expected a number in \[0.0, 1.0\], got 3.0"),
+        ({"layers": 2.5}, "fixed parameter 'layers': expected a whole number"),
+        ({"kind": "q"}, "fixed parameter 'kind': expected one of"),
+        ({"z": 1}, r"expected fixed parameters out of .*'optimizer.lr'.*, got \['z'\]"),
+    ],
+)
+def test_wrong_fixed_parameters_are_one_error_and_nothing_is_lost(fixed, message):
     made = run(with_ours(client()), 2)
-    with pytest.raises(StudyError, match="attach a trial of your own"):
-        made.get_next_trials(1, fixed_parameters={"x": 0.5})
+    with pytest.raises(SpaceError, match=message):
+        made.get_next_trials(1, fixed_parameters=fixed)
     assert len(experiment(made).trials) == 2
     assert made.get_next_trials(1)
+
+
+def test_a_configuration_that_is_fixed_whole_is_suggested_once():
+    from ax.exceptions.generation_strategy import GenerationStrategyCompleted
+
+    made = with_ours(client(), method="sobol")
+    whole = {"x": 0.1, "optimizer.lr": 0.01, "layers": 2, "kind": "a"}
+    assert list(made.get_next_trials(1, fixed_parameters=whole).values()) == [whole]
+    with pytest.raises(GenerationStrategyCompleted, match=r"every configuration with .* has been tried"):
+        made.get_next_trials(1, fixed_parameters=whole)
+
+
+def test_fixed_parameters_that_a_condition_or_a_constraint_forbids_are_refused():
+    study = Study(
+        fb.Problem(
+            "small",
+            fb.Space(
+                {
+                    "optimizer": fb.Choice(["sgd", "adamw"]),
+                    "momentum": fb.Float(0, 1, only_if={"optimizer": "sgd"}),
+                    "x": fb.Float(0, 1),
+                },
+                constraints=["momentum + x <= 1.5"],
+            ),
+            "nowhere:train",
+            fb.Minimize("loss"),
+        )
+    )
+    for params in configurations_with(study, {"momentum": 0.9}, seed=0):
+        assert params["optimizer"] == "sgd"
+        assert params["momentum"] == 0.9
+        assert params["x"] <= 0.6
+    with pytest.raises(SpaceError, match="a condition or a known constraint is against it"):
+        configurations_with(study, {"momentum": 0.9, "x": 0.8}, seed=0)
+    with pytest.raises(SpaceError, match="a condition or a known constraint is against it"):
+        configurations_with(study, {"momentum": 0.9, "optimizer": "adamw"}, seed=0)
+
+
+def test_what_the_space_fixes_stays_and_may_be_named():
+    from ax.core.parameter import FixedParameter, ParameterType
+
+    made = client()
+    experiment(made).search_space.add_parameter(FixedParameter("data", ParameterType.STRING, "/corpus"))
+    run(with_ours(made, method="ei"), 4)
+    ((_, p),) = made.get_next_trials(1, fixed_parameters={"data": "/corpus", "kind": "c"}).items()
+    assert (p["data"], p["kind"]) == ("/corpus", "c")
+    with pytest.raises(SpaceError, match="'data' is fixed to '/corpus' in the space, got '/tmp'"):
+        made.get_next_trials(1, fixed_parameters={"data": "/tmp"})
+
+
+def test_a_batch_is_refused_before_there_is_one():
+    made = run(with_ours(client()), 2)
+    with pytest.raises(StudyError, match="expected one configuration a trial, got a batch of 3"):
+        made._generation_strategy.gen_single_trial(experiment(made), n=3)
+    assert len(made.get_next_trials(3)) == 3
+
+
+@pytest.mark.parametrize("store", ["json", "sqlite"])
+def test_the_meta_trained_network_is_a_node_that_survives_a_store(store, tmp_path):
+    """It says how much the network counted, and goes on with the same suggestion."""
+    if store == "sqlite":
+        pytest.importorskip("tabulate")
+    storage = {"storage_config": fa.sqlite(tmp_path / "ax.db")} if store == "sqlite" else {}
+    made = run(with_ours(client(**storage), method="metabo", budget="200s", seed=5), 6)
+    if store == "json":
+        fa.save(made, tmp_path / "ax.json")
+        again = fa.load(tmp_path / "ax.json")
+    else:
+        again = fa.load_sqlite(tmp_path / "ax.db", "demo")
+    assert again.get_next_trials(1) == made.get_next_trials(1)
+    why = experiment(made).trials[6].generator_run.gen_metadata["frugalbo"]
+    assert why["method"] == "metabo"
+    assert 0 < why["network"] < 1
 
 
 def test_all_methods_have_a_strategy():

@@ -12,7 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import frugalbo.integrations.ax as fa
-from frugalbo.errors import BudgetError, StorageError, StudyError
+from frugalbo.errors import BudgetError, SpaceError, StorageError, StudyError
 
 ROOT = Path(__file__).parents[2]
 
@@ -140,6 +140,19 @@ def test_partial_results_and_a_stop():
     assert study.value(study.trials[0]) is None
     assert service.best().trial_index == 1
     assert service.experiment.trials[0].status.name == "EARLY_STOPPED"
+
+
+def test_a_trial_with_fixed_parameters_is_paid_for_as_any_other():
+    service = paying("60s", method="ei")
+    for i in range(4):
+        asked = service.ask(fixed_parameters={"kind": "c"} if i % 2 else None)
+        service.tell(asked.trial_index, {"loss": loss(asked.parameters)}, cost=3.0)
+    assert [t.arm.parameters["kind"] for t in service.experiment.trials.values()][1::2] == ["c", "c"]
+    assert service.balance()["device_seconds"].spent == 12.0
+    before = snapshot(service)
+    with pytest.raises(SpaceError, match="fixed parameter 'kind'"):
+        service.ask(fixed_parameters={"kind": "d"})
+    assert snapshot(service) == before
 
 
 def test_pending_trials_are_held_after_a_load(tmp_path):

@@ -8,7 +8,7 @@
 | an experiment as a study, and back | `from_ax`, `to_ax`, `losses` |
 | snapshots and databases | `save`, `load`, `sqlite`, `load_sqlite` |
 | the best point, early-stopped trials too | `best_point` |
-| acquisitions of ours in Ax's own generator | `modular_strategy` |
+| acquisitions of ours in Ax's own generator | `modular_strategy`; over fidelities, `multi_fidelity_strategy` |
 
 Importing this package takes some seconds, as Ax does, and registers what is ours with Ax's stores.
 """
@@ -30,6 +30,7 @@ from frugalbo.integrations.ax.acquisition import MODULAR, FrugalAcquisition, mod
 from frugalbo.integrations.ax.best import Best, best_point
 from frugalbo.integrations.ax.convert import from_ax, losses, to_ax
 from frugalbo.integrations.ax.execute import ExecutorRunner, ReportedMetric, problem_from_ax
+from frugalbo.integrations.ax.multi_fidelity import KnowledgeGradientPerCost, multi_fidelity_strategy
 from frugalbo.integrations.ax.node import FrugalNode, generation_strategy
 from frugalbo.integrations.ax.service import Asked, BudgetedClient
 from frugalbo.integrations.ax.storage import (
@@ -50,6 +51,7 @@ __all__ = [
     "ExecutorRunner",
     "FrugalAcquisition",
     "FrugalNode",
+    "KnowledgeGradientPerCost",
     "ReportedMetric",
     "best_point",
     "from_ax",
@@ -58,6 +60,7 @@ __all__ = [
     "load_sqlite",
     "losses",
     "modular_strategy",
+    "multi_fidelity_strategy",
     "problem_from_ax",
     "save",
     "sqlite",
@@ -68,3 +71,4 @@ register_node()
 register_runner(ExecutorRunner)
 register_metric(ReportedMetric)
 register_acquisition_function(FrugalAcquisition)
+register_acquisition_function(KnowledgeGradientPerCost)

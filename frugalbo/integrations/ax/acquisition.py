@@ -14,6 +14,7 @@ constraints and conditions. This one is for who needs another part of Ax's gener
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
@@ -38,6 +39,7 @@ from frugalbo.budget.amounts import Budget, Cost
 from frugalbo.budget.ledger import Ledger
 from frugalbo.errors import ModelError
 from frugalbo.integrations.ax.convert import COST_METRIC, NO_JOB
+from frugalbo.metabo.acquisition import choose_metabo
 from frugalbo.problem import Minimize, Problem
 from frugalbo.propose import MethodError
 from frugalbo.propose.evidence import Evidence
@@ -46,7 +48,7 @@ from frugalbo.propose.maximise import make_pool
 from frugalbo.space import Float, Space
 from frugalbo.study import Ended, Outcome, Reported, Started, Study
 
-MODULAR = tuple(name for name in ACQUISITIONS if name not in SLATES)  # draws of `ts` live on a pool of ours
+MODULAR = ("metabo", *(name for name in ACQUISITIONS if name not in SLATES))  # draws of `ts` live on a pool of ours
 _MODEL_OF = 400
 _METRIC = "loss"
 _ANCHORS = 4
@@ -64,7 +66,7 @@ class FrugalAcquisition(AcquisitionFunction):
 
     def __init__(self, model: Model, situation: Situation, method: str, bounds: Tensor) -> None:
         super().__init__(model=model)
-        self._value = choose(method, situation).value
+        self._value = (choose_metabo(situation) if method == "metabo" else choose(method, situation)).value
         self._low, self._span = bounds[0], bounds[1] - bounds[0]
 
     @t_batch_mode_transform(expected_q=1)  # type: ignore[arg-type]
@@ -115,13 +117,8 @@ def construct_inputs(
         ModelError: If there are outcome constraints, or no data of the metric.
     """
     del model, X_baseline, objective, posterior_transform
-    if constraints is not None or constraints_tuple is not None:
-        raise ModelError("outcome constraints are not known here: use frugalbo.integrations.ax.generation_strategy")
-    data = (
-        training_data if isinstance(training_data, dict) else dict.fromkeys(training_data.outcome_names, training_data)
-    )
-    if metric not in data:
-        raise ModelError(f"expected data of {metric!r}, got data of {', '.join(map(str, data))}")
+    refuse_constraints(constraints, constraints_tuple)
+    data = by_metric(training_data, metric)
     box = torch.tensor(bounds, dtype=torch.float64).T
     study = _study(data, metric, minimize, cost_metric, box, budget_s)
     evidence = Evidence(study)
@@ -157,6 +154,13 @@ def modular_strategy(
         raise MethodError(f"unknown method {method!r}; expected one of {', '.join(MODULAR)}")
     options = {"metric": metric, "minimize": minimize, "method": method, "cost_metric": cost_metric}
     options |= {"budget_s": budget_s, "seed": seed}
+    return sobol_then(FrugalAcquisition, options, f"frugalbo:modular:{method}", seed, initial)
+
+
+def sobol_then(
+    acquisition: type[AcquisitionFunction], options: Mapping[str, Any], name: str, seed: int, initial: int
+) -> GenerationStrategy:
+    """A few Sobol points, then Ax's modular generator with that acquisition and its input constructor's options."""
     sobol = GenerationNode(
         "sobol",
         [GeneratorSpec(Generators.SOBOL, generator_kwargs={"seed": seed})],
@@ -168,11 +172,42 @@ def modular_strategy(
         generator_kwargs={
             "transforms": list(MBM_X_trans),
             "surrogate_spec": SurrogateSpec(model_configs=[ModelConfig(outcome_transform_classes=[Standardize])]),
-            "botorch_acqf_class": FrugalAcquisition,
-            "botorch_acqf_options": options,
+            "botorch_acqf_class": acquisition,
+            "botorch_acqf_options": dict(options),
         },
     )
-    return GenerationStrategy(name=f"frugalbo:modular:{method}", nodes=[sobol, GenerationNode("frugalbo", [spec])])
+    return GenerationStrategy(name=name, nodes=[sobol, GenerationNode("frugalbo", [spec])])
+
+
+def refuse_constraints(*constraints: object) -> None:
+    """Refuse what Ax hands on of outcome constraints.
+
+    Raises:
+        ModelError: If that is anything.
+    """
+    if any(constraint is not None for constraint in constraints):
+        raise ModelError("outcome constraints are not known here: use frugalbo.integrations.ax.generation_strategy")
+
+
+def by_metric(
+    training_data: SupervisedDataset | dict[Any, SupervisedDataset], metric: str
+) -> dict[Any, SupervisedDataset]:
+    """What Ax was told, by metric.
+
+    Raises:
+        ModelError: If the metric is not among it.
+    """
+    data = (
+        training_data if isinstance(training_data, dict) else dict.fromkeys(training_data.outcome_names, training_data)
+    )
+    if metric not in data:
+        raise ModelError(f"expected data of {metric!r}, got data of {', '.join(map(str, data))}")
+    return data
+
+
+def values_of(dataset: SupervisedDataset, metric: str) -> tuple[Tensor, Tensor]:
+    """Points as Ax has them, n x d, and what was told there, n."""
+    return dataset.X, dataset.Y[:, list(dataset.outcome_names).index(metric)]
 
 
 def _study(
@@ -189,19 +224,15 @@ def _study(
     study = Study(problem, None if budget_s is None else Ledger(Budget(device_seconds=budget_s)))
     seconds: dict[tuple[float, ...], float] = {}
     if cost_metric in data:
-        X, Y = _values(data[cost_metric], cost_metric)
+        X, Y = values_of(data[cost_metric], cost_metric)
         seconds = {tuple(x): float(y) for x, y in zip(_unit(X, box).tolist(), Y, strict=True)}
-    X, Y = _values(data[metric], metric)
+    X, Y = values_of(data[metric], metric)
     for i, (u, y) in enumerate(zip(_unit(X, box).tolist(), Y, strict=True)):
         used = Cost(device_seconds=max(0.0, seconds.get(tuple(u), 0.0)))
         study.apply(Started(i, 0, dict(zip(names, u, strict=True)), 0, 1, 1, Cost(), "ax", 0.0))
         study.apply(Reported(i, 0, 1, {_METRIC: float(y) if minimize else -float(y)}, 0.0))
         study.apply(Ended(i, 0, Outcome.COMPLETED, used, 0.0))
     return study
-
-
-def _values(dataset: SupervisedDataset, metric: str) -> tuple[Tensor, Tensor]:
-    return dataset.X, dataset.Y[:, list(dataset.outcome_names).index(metric)]
 
 
 def _unit(X: Tensor, box: Tensor) -> np.ndarray[Any, np.dtype[np.float64]]:

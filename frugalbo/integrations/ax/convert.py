@@ -81,7 +81,8 @@ def from_ax(
     for index, trial in sorted(experiment.trials.items()):
         if isinstance(trial, BatchTrial) or not isinstance(trial, AxTrial) or trial.arm is None:
             raise StudyError(
-                f"trial {index} of {name_of(experiment)} is a batch; a study has one configuration a trial"
+                f"trial {index} of {name_of(experiment)} is a batch; a study has one configuration a trial: give "
+                f"each of its arms a trial of its own"
             )
         try:
             params = translation.from_ax(trial.arm.parameters)
@@ -175,24 +176,43 @@ def problem_of(experiment: Experiment, steps: int = 1) -> tuple[Problem, Transla
     if own := experiment._properties.get(KEY, {}).get("problem"):
         problem = Problem.from_json(own)
         return problem, replace(translation, space=problem.space)
+    metric, minimize = single_metric(experiment)
     config = experiment.optimization_config
-    if config is None:
-        raise ProblemError(f"{name_of(experiment)} has no objective: call configure_optimization")
-    if not config.objective.is_single_objective:
-        raise ProblemError(
-            f"{name_of(experiment)} has the objective {config.objective.expression!r}, not a single metric"
-        )
-    (metric,) = config.objective.metric_names
+    assert config is not None  # or there is no single metric
     problem = Problem(
         name=experiment._name or "ax",
         space=translation.space,
         job=NO_JOB,
-        objective=Minimize(metric) if config.objective.minimize else Maximize(metric),
+        objective=Minimize(metric) if minimize else Maximize(metric),
         fidelity=None if steps == 1 else Fidelity("steps", 1, steps),
         description=experiment.description or "",
         constraints=[_from_constraint(constraint) for constraint in config.outcome_constraints],
     )
     return problem, translation
+
+
+def single_metric(experiment: Experiment) -> tuple[str, bool]:
+    """The objective's metric, and whether less of it is better.
+
+    Raises:
+        ProblemError: If there is no objective, or it is not a single metric.
+    """
+    config = experiment.optimization_config
+    if config is None:
+        raise ProblemError(f"{name_of(experiment)} has no objective: call configure_optimization")
+    objective = config.objective
+    if not objective.is_single_objective:
+        found = f"{name_of(experiment)} has the objective {objective.expression!r}, not a single metric"
+        if objective.is_scalarized_objective:
+            raise ProblemError(f"{found}: report that sum as a metric of its own, and make it the objective")
+        first, *others = objective.metric_names
+        bounds = " and ".join(f"'{name} <= ...'" for name in others)
+        raise ProblemError(
+            f"{found}; there is no Pareto front here: keep one, such as {first!r}, and bound the others by outcome "
+            f"constraints, {bounds}, or tune a weighted sum that you report as a metric"
+        )
+    (metric,) = objective.metric_names
+    return metric, objective.minimize
 
 
 def ledger_of(study: Study, budget: Budget) -> Ledger:

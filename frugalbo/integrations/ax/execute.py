@@ -127,8 +127,13 @@ class ExecutorRunner(IRunner):
         return trial_folder(self._folder, trial.index)
 
     def run(self, trial: BaseTrial) -> dict[str, Any]:
-        """Start a trial; one that cannot be started has failed, and the reason stands in what is returned."""
-        assert isinstance(trial, AxTrial)
+        """Start a trial; one that cannot be started has failed, and the reason stands in what is returned.
+
+        Raises:
+            StudyError: If it is a batch.
+        """
+        if not isinstance(trial, AxTrial):
+            raise StudyError(f"trial {trial.index} is a batch; this runner runs one configuration a trial")
         events: list[Event]
         try:
             events = self._start(trial)

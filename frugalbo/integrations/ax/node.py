@@ -9,6 +9,9 @@ was saved and loaded goes on with the same suggestions. Pending points are runni
 With a budget it weighs improvements against costs, suggests nothing that the rest does not pay for, and ends the
 strategy (`GenerationStrategyCompleted`, on which Ax's orchestrator ends too) when nothing is affordable, nothing is
 worth its price, or the space is exhausted. Costs are those of the experiment's cost metric.
+
+`get_next_trials(fixed_parameters=...)` chooses among some thousand configurations with these values, half of them
+near the best known; what is learned is learned from all trials.
 """
 
 from __future__ import annotations
@@ -17,6 +20,7 @@ import time
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+import numpy as np
 from ax.adapter.base import Adapter
 from ax.adapter.registry import Generators
 from ax.core.arm import Arm
@@ -36,14 +40,19 @@ from frugalbo.budget.amounts import Budget, Cost
 from frugalbo.budget.cost import cost_model
 from frugalbo.budget.stated import StatedCost
 from frugalbo.budget.worth import MinGain
-from frugalbo.errors import BudgetError, StudyError
+from frugalbo.errors import BudgetError, SpaceError, StudyError
 from frugalbo.integrations.ax.convert import COST_METRIC, check_counted, from_ax, problem_of
 from frugalbo.integrations.ax.record import KEY, SLOT
-from frugalbo.propose import METHODS, MethodError, Proposer, make_proposer
+from frugalbo.propose import LIGHT, METHODS, MethodError, Proposer, make_proposer
+from frugalbo.propose.bo import BayesianProposer
+from frugalbo.propose.evidence import Evidence
+from frugalbo.propose.listed import Listed
+from frugalbo.propose.maximise import make_pool
 from frugalbo.slot import Slot
-from frugalbo.space import Params
+from frugalbo.space import Params, Space, Value
 from frugalbo.study import Started, Study
 
+_ANCHORS = 4  # the best known, near which half of the configurations with fixed parameters lie
 _CONFIDENCE = 0.995  # as in `fb.tune`: a hold that is too high is given back a moment later
 
 
@@ -140,35 +149,40 @@ class FrugalNode(ExternalGenerationNode):
         fixed_features: ObservationFeatures | None = None,
         **generator_gen_kwargs: Any,  # noqa: ANN401 - Ax's signature
     ) -> GeneratorRun:
-        if fixed_features is not None and fixed_features.parameters:
-            raise StudyError(
-                f"expected no fixed parameters, got {fixed_features.parameters}: attach a trial of your own instead"
-            )
+        if n is not None and n != 1:
+            raise StudyError(f"expected one configuration a trial, got a batch of {n}: ask for {n} trials instead")
         began = time.monotonic()
         study = self.study_of(experiment)
         _, translation = problem_of(experiment)
         for pending in _parameters(pending_observations):
             _add_running(study, translation.from_ax(pending))
-        suggestions = self._proposer(study).propose(study, n or 1)
-        if len(suggestions) < (n or 1):
-            raise GenerationStrategyCompleted("every configuration of the search space has been tried")
-        for suggestion in suggestions:
-            if suggestion.not_worth:
-                raise GenerationStrategyCompleted(suggestion.not_worth)
-            found = self.affordable(study, suggestion.params)
-            if isinstance(found, Refusal):
-                raise GenerationStrategyCompleted(found.reason)
+        fixed = {} if fixed_features is None else translation.some_from_ax(fixed_features.parameters)
+        suggestions = self._proposer(study, fixed).propose(study, 1)
+        if not suggestions:
+            there = f"with {fixed}" if fixed else "of the search space"
+            raise GenerationStrategyCompleted(f"every configuration {there} has been tried")
+        (suggestion,) = suggestions
+        if suggestion.not_worth:
+            raise GenerationStrategyCompleted(suggestion.not_worth)
+        found = self.affordable(study, suggestion.params)
+        if isinstance(found, Refusal):
+            raise GenerationStrategyCompleted(found.reason)
         return GeneratorRun(
-            arms=[Arm(parameters=translation.to_ax(suggestion.params)) for suggestion in suggestions],
+            arms=[Arm(parameters=translation.to_ax(suggestion.params))],
             gen_time=time.monotonic() - began,
             fit_time=0.0,
-            gen_metadata={KEY: suggestions[0].why},
+            gen_metadata={KEY: suggestion.why},
             generator_key=self.name,
         )
 
-    def _proposer(self, study: Study) -> Proposer:
+    def _proposer(self, study: Study, fixed: Params) -> Proposer:
         min_gain = None if self.min_gain is None else MinGain.of(self.min_gain)
-        return make_proposer(self.method, study.problem, seed=self.seed, min_gain=min_gain)
+        if not fixed:
+            return make_proposer(self.method, study.problem, seed=self.seed, min_gain=min_gain)
+        among = configurations_with(study, fixed, self.seed)
+        if self.method in LIGHT:
+            return Listed(among, seed=self.seed)
+        return BayesianProposer(seed=self.seed, method=self.method, min_gain=min_gain, among=among)
 
     @classmethod
     def serialize_init_args(cls, obj: Any) -> dict[str, Any]:  # noqa: ANN401 - Ax's signature
@@ -237,6 +251,32 @@ def generation_strategy(
         steps=steps,
     )
     return GenerationStrategy(name=f"{KEY}:{method}", nodes=[node])
+
+
+def configurations_with(study: Study, fixed: Params, seed: int) -> list[Params]:
+    """Configurations in which some parameters are given: all over the rest of the space, and near the best known ones.
+
+    Raises:
+        SpaceError: If a value is none of its parameter's, or none of the configurations is a point of the space.
+    """
+    space, evidence = study.problem.space, Evidence(study)
+    points, rng = evidence.points, np.random.default_rng([seed, len(study.trials)])
+    pool = make_pool(points, evidence.best(_ANCHORS), rng)
+    for name, value in fixed.items():
+        pool[:, space.names.index(name)] = _unit(space, name, value)
+    pool = np.unique(points.snap(pool), axis=0)
+    # A coordinate may decode to a number next to the given one, and conditions may leave a parameter out.
+    found = [params | fixed for params in map(space.decode, pool) if fixed.keys() <= params.keys()]
+    if not (found := [params for params in found if space.is_feasible(params)]):
+        raise SpaceError(f"found no configuration with {fixed}: a condition or a known constraint is against it")
+    return found
+
+
+def _unit(space: Space, name: str, value: Value) -> float:
+    try:
+        return space.parameters[name].to_unit(value)  # type: ignore[union-attr]
+    except SpaceError as error:
+        raise SpaceError(f"fixed parameter {name!r}: {error}") from None
 
 
 def check_budget(budget: Budget, dollars_per_hour: float) -> None:

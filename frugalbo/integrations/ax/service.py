@@ -24,6 +24,7 @@ from typing import Any, Self
 
 from ax.api.client import Client
 from ax.core.experiment import Experiment
+from ax.core.observation import ObservationFeatures
 from ax.core.trial import Trial as AxTrial
 from ax.core.trial_status import TrialStatus
 from ax.core.types import TParameterization
@@ -169,15 +170,20 @@ class BudgetedClient:
         found = [t for t in self.experiment.trials.values() if t.status == TrialStatus.RUNNING]
         return [self._asked(trial) for trial in found if isinstance(trial, AxTrial)]
 
-    def ask(self, *, sharers: int = 1) -> Asked | None:
+    def ask(self, *, sharers: int = 1, fixed_parameters: TParameterization | None = None) -> Asked | None:
         """The next trial, whose upper cost is now held; None when the budget does not pay for another one.
 
         Args:
             sharers: How many trials you are about to run at once; while nothing is known of costs, they share evenly.
+            fixed_parameters: Values that it must have.
+
+        Raises:
+            SpaceError: If no configuration has these values.
         """
         self.reason = ""
+        fixed = None if fixed_parameters is None else ObservationFeatures(parameters=dict(fixed_parameters))
         try:
-            run = self.client._generation_strategy.gen_single_trial(self.experiment)
+            run = self.client._generation_strategy.gen_single_trial(self.experiment, fixed_features=fixed)
         except OptimizationComplete as error:
             self.reason = str(error)
             return None

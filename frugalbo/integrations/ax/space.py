@@ -78,6 +78,22 @@ class Translation:
         self.space.check(params)
         return params
 
+    def some_from_ax(self, parameters: Mapping[str, Any]) -> Params:
+        """Some parameters of Ax's as ours, without those that are fixed anyway; values are not checked.
+
+        Raises:
+            SpaceError: If one is not a parameter of the space, or is fixed to another value.
+        """
+        ours = {name: k for k, name in self.names.items()}
+        if unknown := [name for name in parameters if name not in ours]:
+            raise SpaceError(f"expected fixed parameters out of {list(ours)}, got {unknown}")
+        given = {ours[name]: _plain(value) for name, value in parameters.items()}
+        for name, value in given.items():
+            p = self.space.parameters[name]
+            if isinstance(p, Fixed) and p.value != value:
+                raise SpaceError(f"parameter {name!r} is fixed to {p.value!r} in the space, got {value!r}")
+        return {name: value for name, value in given.items() if name in self.space.names}
+
 
 def from_search_space(search_space: SearchSpace) -> Translation:
     """Our view of a search space of Ax's.
