@@ -20,7 +20,7 @@ _WHERE = {
         "BudgetError", "ExecutorError", "FrugalError", "FrugalWarning", "LeaseError", "PoolError", "ProblemError",
         "SpaceError", "StorageError", "StudyError",
     ),
-    "frugalbo.executors.simulated": ("Curve", "Hazards", "SimulatedExecutor"),
+    "frugalbo.executors.simulated": ("Curve", "Disturbance", "Hazards", "SimulatedExecutor"),
     "frugalbo.job": ("DivergedError", "JobContext"),
     "frugalbo.pool": ("Pool",),
     "frugalbo.problem": ("Fidelity", "Maximize", "Minimize", "Problem", "command_problem", "load_problem"),
@@ -54,7 +54,7 @@ if TYPE_CHECKING:
         StorageError,
         StudyError,
     )
-    from frugalbo.executors.simulated import Curve, Hazards, SimulatedExecutor
+    from frugalbo.executors.simulated import Curve, Disturbance, Hazards, SimulatedExecutor
     from frugalbo.job import DivergedError, JobContext
     from frugalbo.pool import Pool
     from frugalbo.problem import Fidelity, Maximize, Minimize, Problem, command_problem, load_problem

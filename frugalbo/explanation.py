@@ -1,13 +1,15 @@
 """Why a configuration was chosen, in words, from what its proposer wrote down when it chose it.
 
-Here is the vocabulary only; `Study.explain` knows the trials. A proposer may write anything into
-`why`; what is not known here is passed over.
+A proposer may write anything into `why`; what is not known here is passed over.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any, Final
+from typing import TYPE_CHECKING, Any, Final
+
+if TYPE_CHECKING:
+    from frugalbo.study import Study, Trial
 
 _METHODS: Final = {
     "bo": "the largest expected improvement for its price",
@@ -29,6 +31,23 @@ _METHODS: Final = {
     "own": "asked for by the user",
 }
 _POINTS: Final = {"defaults": "the problem's defaults", "centre": "the centre of the space"}
+
+
+def explained(study: Study, trial: Trial) -> str:
+    """Why a trial's configuration was chosen, and what came of it, in sentences."""
+    metric = study.problem.objective.metric
+    said = in_words(trial.why, metric)
+    said += [
+        f"It was sent on from step {s.start} to {s.until}, because {s.why['because']}."
+        for s in trial.starts[1:] if "because" in s.why
+    ]  # fmt: skip
+    value = study.value(trial)
+    result = f"without a value of {metric}" if value is None else f"with {metric} = {value:.4g}"
+    used = trial.used("device_seconds")
+    said.append(f"Trial {trial.number} is {trial.status}, {result}, after {used:.3g} device-seconds.")
+    if value is not None and (violated := study.violations(trial)):
+        said.append(f"It does not meet {', '.join(violated)}.")
+    return " ".join(said)
 
 
 def in_words(why: Mapping[str, Any], metric: str) -> list[str]:

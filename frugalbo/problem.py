@@ -64,6 +64,9 @@ class Maximize(Objective):
     sign: ClassVar[int] = -1
 
 
+MOST_SETTLE = 32  # reports after a resume that are looked at
+
+
 @dataclass(frozen=True, slots=True)
 class Fidelity:
     """How long a trial trains, in whole steps.
@@ -76,18 +79,32 @@ class Fidelity:
             paused trial continues on the same curve. `"replanned"`: the job plans its schedule
             for the steps it was promised, so a run of n steps is another run than the first n
             steps of a longer one; it can be paused and resumed only within its own plan.
+        settle: How many reports after a resume do not tell of the trial yet, and are set aside where trials are
+            compared short of their ends; None to learn it, see `frugalbo.settling`.
     """
 
     name: str
     low: int
     high: int
     schedule: Literal["truncated", "replanned"] = "truncated"
+    settle: int | None = None
 
     def __post_init__(self) -> None:
         if not (isinstance(self.low, int) and isinstance(self.high, int) and 1 <= self.low <= self.high):
             raise ProblemError(f"a fidelity needs whole steps 1 <= low <= high, got {self.low!r} and {self.high!r}")
         if self.schedule not in ("truncated", "replanned"):
             raise ProblemError(f"a fidelity's schedule is 'truncated' or 'replanned', got {self.schedule!r}")
+        is_count = isinstance(self.settle, int) and not isinstance(self.settle, bool)
+        if self.settle is not None and not (is_count and 0 <= self.settle <= MOST_SETTLE):
+            raise ProblemError(
+                f"a fidelity's settle is a number of reports from 0 to {MOST_SETTLE}, or None to learn it, "
+                f"got {self.settle!r}"
+            )
+
+    def to_json(self) -> dict[str, Any]:
+        """As plain JSON types, for `Fidelity(**record)`."""
+        record = {name: getattr(self, name) for name in ("name", "low", "high", "schedule")}
+        return record if self.settle is None else {**record, "settle": self.settle}
 
 
 Job = str | Sequence[str] | Callable[..., Any]
@@ -183,9 +200,7 @@ class Problem:
             "space": self.space.to_json(),
             "job": list(job) if isinstance(job := job_address(self.job), tuple) else job,
             "objective": {"metric": objective.metric, "minimize": objective.sign > 0, "sem": objective.sem},
-            "fidelity": None
-            if self.fidelity is None
-            else {k: getattr(self.fidelity, k) for k in ("name", "low", "high", "schedule")},
+            "fidelity": self.fidelity and self.fidelity.to_json(),
             "defaults": self.defaults,
             "description": self.description,
             "root": self.root,

@@ -21,8 +21,9 @@ from typing import TYPE_CHECKING, Any
 from frugalbo.budget.amounts import Cost
 from frugalbo.budget.ledger import Ledger
 from frugalbo.errors import StudyError
-from frugalbo.explanation import in_words
+from frugalbo.explanation import explained
 from frugalbo.problem import Problem
+from frugalbo.settling import Settling
 from frugalbo.space import Params
 from frugalbo.table import report_table, to_frame, trial_table
 
@@ -195,6 +196,7 @@ class Trial:
         reached: The last step that each segment reported, its start if it reported none.
         reports: The metrics by step, in the order of steps.
         times: When each of these reports came.
+        since_resume: The place of a report among those after a resume, by step, from 1; only of the first few.
     """
 
     number: int
@@ -207,6 +209,7 @@ class Trial:
     reached: list[int] = field(default_factory=list)
     reports: dict[int, Mapping[str, float]] = field(default_factory=dict)
     times: dict[int, float] = field(default_factory=dict)
+    since_resume: dict[int, int] = field(default_factory=dict)
 
     @property
     def last_step(self) -> int:
@@ -242,6 +245,7 @@ class Study:
     a `revision`, and `with_status` knows its trials without a search. `speeds` are those of the pools in which
     segments have started. `settled` names the segments that have ended, in their order, by trial and number;
     `taken` says how many of them were interrupted in each pool, and for how many seconds segments ran there.
+    `settling` says how many reports after a resume are set aside where trials are compared short of their ends.
     """
 
     def __init__(self, problem: Problem, ledger: Ledger | None = None) -> None:
@@ -251,6 +255,7 @@ class Study:
         self.speeds: dict[str, float] = {}
         self.settled: list[tuple[int, int]] = []
         self.taken: dict[str, tuple[int, float]] = {}
+        self.settling = Settling(problem)
         self.revision = 0  # the events so far
         self._last_change: dict[int, int] = {}  # trial -> revision, the latest change at the end
         self._by_status: dict[Status, dict[int, Trial]] = {status: {} for status in Status}
@@ -273,7 +278,10 @@ class Study:
                 trial = self.trials[event.trial]
                 if trial.reached[-1] < event.step <= trial.starts[-1].until:
                     trial.reached[-1] = event.step
+                    place = self.settling.note(event.trial, event.step, event.metrics)
                     if event.step > trial.last_step:
+                        if place is not None:
+                            trial.since_resume[event.step] = place
                         trial.reports[event.step] = dict(event.metrics)
                         trial.times[event.step] = event.at
             case Ended():
@@ -281,6 +289,7 @@ class Study:
                 if self.ledger:
                     self.ledger.settle((event.trial, event.segment), event.used)
                 trial.ends.append(event)
+                self.settling.end(event.trial)
                 self.settled.append((event.trial, event.segment))
                 self._note_taken(trial.starts[-1], event)
                 self._set_status(trial, _AFTER[event.outcome])
@@ -325,6 +334,8 @@ class Study:
             trial = Trial(event.trial, dict(event.params), event.planned, event.why)
             self.trials[event.trial] = trial
         self.speeds[event.pool] = event.speed
+        if event.start > 0:
+            self.settling.begin(event.trial, trial.reports)
         trial.starts.append(event)
         trial.reached.append(event.start)
         self._set_status(trial, Status.RUNNING)
@@ -376,7 +387,8 @@ class Study:
         """The objective in the last report at or before `step`, of a trial that got there, if it is finite.
 
         A trial got there if it reported that step or a later one, or if a segment that was granted it has ended as
-        it should: a job need not report at the very steps at which trials are compared.
+        it should: a job need not report at the very steps at which trials are compared. Reports right after a resume
+        are set aside (`is_settled`).
         """
         return self.measured_by(trial, self.problem.objective.metric, step)
 
@@ -385,8 +397,16 @@ class Study:
         ended = zip(trial.starts, trial.ends, strict=False)
         if trial.last_step < step and not any(s.until >= step and e.outcome in _ARRIVED for s, e in ended):
             return None
-        value = next((m[metric] for at, m in reversed(trial.reports.items()) if at <= step and metric in m), math.nan)
+        found = ((at, m[metric]) for at, m in reversed(trial.reports.items()) if at <= step and metric in m)
+        value = next((value for at, value in found if self.is_settled(trial, at)), math.nan)
         return value if math.isfinite(value) else None
+
+    def is_settled(self, trial: Trial, step: int) -> bool:
+        """Whether the report of `step` tells of the trial: not so right after a resume, see `frugalbo.settling`.
+
+        At the end of its plan a trial is what it is, and counts as it was reported.
+        """
+        return trial.since_resume.get(step, math.inf) > self.settling.reports or step >= trial.planned
 
     def violations(self, trial: Trial, *, by: int | None = None) -> dict[str, float]:
         """The outcome constraints that `trial` does not meet, and by how much, in the metric's units.
@@ -482,16 +502,4 @@ class Study:
         number = trial if isinstance(trial, int) else trial.number
         if number not in self.trials:
             raise StudyError(f"there is no trial {number}, but {len(self.trials)}, counted from 0")
-        found, metric = self.trials[number], self.problem.objective.metric
-        said = in_words(found.why, metric)
-        said += [
-            f"It was sent on from step {s.start} to {s.until}, because {s.why['because']}."
-            for s in found.starts[1:] if "because" in s.why
-        ]  # fmt: skip
-        value = self.value(found)
-        result = f"without a value of {metric}" if value is None else f"with {metric} = {value:.4g}"
-        used = found.used("device_seconds")
-        said.append(f"Trial {number} is {found.status}, {result}, after {used:.3g} device-seconds.")
-        if value is not None and (violated := self.violations(found)):
-            said.append(f"It does not meet {', '.join(violated)}.")
-        return " ".join(said)
+        return explained(self, self.trials[number])

@@ -19,6 +19,7 @@ LAYERS = [
     ["budget.amounts"],
     ["pool", "budget.ledger", "budget.stated", "budget.shape", "budget.worth", "budget.knapsack"],
     ["problem", "job", "explanation", "rollouts", "table", "budget.price"],
+    ["settling"],
     ["study", "script"],
     ["budget.cost_features", "store", "models", "optim"],
     ["budget.cost_mixture"],

@@ -1,4 +1,4 @@
-"""What the simulated executor knows of a job and of its devices: a curve, and what goes wrong by itself."""
+"""What the simulated executor knows of a job and of its devices: a curve, how a resume disturbs it, what goes wrong."""
 
 from __future__ import annotations
 
@@ -49,6 +49,39 @@ class Curve:
 
 
 Simulate = Callable[[Params, int, int], Curve]
+
+
+@dataclass(frozen=True, slots=True)
+class Disturbance:
+    """What a job reports too much of right after a resume, until it has settled.
+
+    The loss of the d-th step after the resume is raised by `size x E (1 - (d - 1) / steps)` for `d <= steps`, with E
+    exponential of mean 1, from a random stream of each segment's own.
+
+    Args:
+        size: In units of the objective.
+        steps: After which nothing is left of it.
+
+    Raises:
+        ExecutorError: If the size is negative, or there are no steps.
+    """
+
+    size: float
+    steps: int
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        if not 0 <= self.size < math.inf:
+            raise ExecutorError(f"expected a disturbance of at least 0, got {self.size!r}")
+        if self.steps < 1:
+            raise ExecutorError(f"expected a disturbance to last a step at least, got {self.steps!r}")
+
+    def excess(self, segment: Segment) -> Callable[[int], float]:
+        """By how much the loss of each step is raised in a segment."""
+        if segment.start == 0:
+            return lambda _: 0.0
+        size = self.size * np.random.default_rng([self.seed, segment.trial, segment.number, 1]).exponential()
+        return lambda step: size * max(0.0, 1 - (step - segment.start - 1) / self.steps)
 
 
 @dataclass(frozen=True, slots=True)

@@ -20,12 +20,12 @@ from typing import Self
 from frugalbo.budget.amounts import Cost
 from frugalbo.errors import ExecutorError
 from frugalbo.executors.base import Segment
-from frugalbo.executors.curve import Curve, Hazards, Simulate
+from frugalbo.executors.curve import Curve, Disturbance, Hazards, Simulate
 from frugalbo.problem import Problem
 from frugalbo.slot import Slot
 from frugalbo.study import Ended, Event, Failure, Outcome, Reported, Started
 
-__all__ = ["Curve", "Hazards", "SimulatedExecutor"]
+__all__ = ["Curve", "Disturbance", "Hazards", "SimulatedExecutor"]
 
 
 @dataclass(slots=True)
@@ -45,6 +45,7 @@ class SimulatedExecutor:
         start_up_s: What each segment costs before its first step.
         reload_s: What a resumed segment costs on top.
         hazards: What goes wrong by itself; by default nothing.
+        disturbance: What segments that go on report too much of; by default nothing.
         now: Where the virtual clock starts.
 
     Raises:
@@ -60,6 +61,7 @@ class SimulatedExecutor:
         start_up_s: float = 0.0,
         reload_s: float = 0.0,
         hazards: Hazards | None = None,
+        disturbance: Disturbance | None = None,
         now: float = 0.0,
     ) -> None:
         self.problem = problem
@@ -68,6 +70,7 @@ class SimulatedExecutor:
         self._start_up_s = start_up_s
         self._reload_s = reload_s
         self._hazards = hazards or Hazards()
+        self._disturbance = disturbance or Disturbance(0.0, 1)
         self._now = now
         self._place = {slot.name: i for i, slot in enumerate(self.slots)}
         self._free = list(range(len(self.slots)))  # places, in order
@@ -193,13 +196,16 @@ class SimulatedExecutor:
         overhead = self._start_up_s + (self._reload_s if segment.start else 0.0)
         skipped = curve.seconds[first - 1] if first else 0.0
         reports: list[Reported] = []
-        metric, value, step = self.problem.objective.metric, None, segment.start
+        objective, excess = self.problem.objective, self._disturbance.excess(segment)
+        metric, value, step = objective.metric, None, segment.start
         seconds = overhead / speed
         outcome, failure, why = Outcome.PAUSED, None, ""
         for index in range(first, last):
-            step, metrics = curve.steps[index], curve.metrics[index]
+            step, metrics = curve.steps[index], dict(curve.metrics[index])
+            if metric in metrics and (more := excess(step)):
+                metrics[metric] += objective.to_loss(more)
             seconds = (overhead + curve.seconds[index] - skipped) / speed
-            reports.append(Reported(segment.trial, segment.number, step, dict(metrics), self._now + seconds))
+            reports.append(Reported(segment.trial, segment.number, step, metrics, self._now + seconds))
             value = metrics.get(metric)
             if value is not None and not math.isfinite(value):
                 outcome, failure, why = Outcome.FAILED, Failure.DIVERGED, f"{metric} is {value} at step {step}"

@@ -141,6 +141,7 @@ class Report:
             "rungs": rungs(study),
             "waits": [_wait_json(wait) for wait in waits(study)],
             "spared": asdict(spared(study)),
+            "set_aside": {"reports": study.settling.reports, "resumes": study.settling.resumes},
             "pools": _pools_json(study),
             "importance": importance(study).to_json(),
             "calibration": calibration(study, leave_one_out=leave_one_out).to_json(),
@@ -238,7 +239,12 @@ def _run_lines(study: Study) -> list[str]:
     lines = [f"{wording.count(len(study.trials), 'trial')}: {counted}"]
     if waits(study):
         lines.append(wording.waits(study))
-    said = (wording.spared_text(study), wording.constraints(study), wording.utilisation_text(study))
+    said = (
+        wording.spared_text(study),
+        wording.settling_text(study),
+        wording.constraints(study),
+        wording.utilisation_text(study),
+    )
     lines += [text for text in said if text is not None]
     found = calibration(study, leave_one_out=False)
     lines += [coverage.in_words() for coverage in (found.made, found.cost) if not coverage.reason]

@@ -31,7 +31,7 @@ def text(value: object, longest: int = _LONGEST_TEXT) -> str:
 
 def ending(study: Study, reason: str) -> str:
     """Why the run ended, what that left of the budget, and what setting trials aside has spared."""
-    said = [reason, wording.left_text(study), wording.spared_text(study)]
+    said = [reason, wording.left_text(study), wording.spared_text(study), wording.settling_text(study)]
     lines = "".join(f"<p>{text(part[0].upper() + part[1:], 1000)}.</p>" for part in said if part)
     heading = "Where it stands" if study.count(Status.RUNNING) else "Why it ended, and what was not spent"
     return f'<section id="ending">\n<h2>{heading}</h2>\n{lines}\n</section>' if lines else ""

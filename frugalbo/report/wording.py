@@ -264,6 +264,16 @@ def spared_text(study: Study) -> str | None:
     )
 
 
+def settling_text(study: Study) -> str | None:
+    """How many reports after a resume were set aside, and why, in a sentence; None if none were."""
+    found = study.settling
+    if not (found.reports and found.resumes):
+        return None
+    which = "first report" if found.reports == 1 else f"first {found.reports} reports"
+    why = "as the fidelity says" if found.is_stated else f"learned from {count(found.resumes, 'resume')}"
+    return f"The {which} after a resume did not count where trials were compared short of the end: {why}"
+
+
 def left_text(study: Study) -> str | None:
     """What the end of a run has left of its budget, in a sentence; None without a budget that can be left."""
     parts = []

@@ -13,7 +13,8 @@ algorithm 1: `r_i = R eta^(i - s)`), rounded to whole steps; ASHA (Li et al. 202
 the two agree where it is a power.
 
 A trial that fails has arrived at the rung that it was sent to, with an infinite loss. What a job reports
-at other steps than a rung's counts by its last report at or before it.
+at other steps than a rung's counts by its last report at or before it. So does one that has not settled since it was
+resumed (`frugalbo.settling`).
 
 With a fidelity that is `"replanned"` a run for fewer steps is another run than the beginning of a longer
 one, so an entrant has a trial of its own for each rung, planned for that rung's level, and going on
@@ -122,6 +123,7 @@ class Standings:
 
     def _clear(self) -> None:
         self._revision = 0
+        self._set_aside = 0  # reports after a resume
         self._known = 0  # trials that have a place
         self._entrants: dict[int, _Entrant] = {}
         self._entrant_of: dict[int, int] = {}  # by trial
@@ -135,9 +137,11 @@ class Standings:
 
     def follow(self, study: Study) -> None:
         """Take in what happened since the last call; all of it, if this is another study."""
-        if self._study is None or self._study() is not study or study.revision < self._revision:
+        is_other = self._study is None or self._study() is not study or study.revision < self._revision
+        if is_other or study.settling.reports != self._set_aside:
             self._study = ref(study)
             self._clear()
+            self._set_aside = study.settling.reports
         changed = study.changed(self._revision)
         self._revision = study.revision
         for number in range(self._known, len(study.trials)):

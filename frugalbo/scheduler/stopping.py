@@ -30,6 +30,7 @@ class StoppingScheduler(FixedScheduler, ABC):
         super().__init__(proposer, cost_model, trial_cap_s=trial_cap_s)
         self._study: ref[Study] | None = None
         self._revision = 0
+        self._set_aside = 0  # reports after a resume
 
     def watch(self, study: Study) -> Sequence[Stop]:
         """Give up what falls behind, by what it has reported."""
@@ -41,8 +42,9 @@ class StoppingScheduler(FixedScheduler, ABC):
         return super()._goes_on(study, trial) and not self._falls_behind(study, trial)
 
     def _follow(self, study: Study) -> None:
-        if self._study is None or self._study() is not study or study.revision < self._revision:
-            self._study, self._revision = ref(study), 0
+        is_other = self._study is None or self._study() is not study or study.revision < self._revision
+        if is_other or study.settling.reports != self._set_aside:
+            self._study, self._revision, self._set_aside = ref(study), 0, study.settling.reports
             self._clear()
         for trial in study.changed(self._revision):
             self._note(study, trial)
@@ -172,10 +174,13 @@ class MedianScheduler(StoppingScheduler):
 
 
 def _losses(study: Study, trial: Trial) -> list[tuple[int, float]]:
-    """By step, as far as they are finite."""
+    """By step, as far as they are finite and settled."""
     objective = study.problem.objective
     curve = trial.curve(objective.metric)
-    return [(step, objective.to_loss(value)) for step, value in curve if math.isfinite(value)]
+    return [
+        (step, objective.to_loss(value)) for step, value in curve
+        if math.isfinite(value) and study.is_settled(trial, step)
+    ]  # fmt: skip
 
 
 def _up_to(averages: list[tuple[int, float]], step: int) -> float | None:

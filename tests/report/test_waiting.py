@@ -284,3 +284,15 @@ def test_the_json_tells_of_each_wait(by_hand):
     assert record["waits"][3]["why"] == "went on because it was the cheapest, 1 of 1 at 3"
     assert record["rungs"] == [1, 2, 3]
     assert record["spared"]["steps"] == 19
+
+
+def test_the_report_says_how_many_reports_were_set_aside():
+    script = Script()
+    study = script.study
+    study.settling.reports, study.settling.resumes = 2, 31
+    assert wording.settling_text(study) == (
+        "The first 2 reports after a resume did not count where trials were compared short of the end: "
+        "learned from 31 resumes"
+    )
+    study.settling.reports = 0
+    assert wording.settling_text(study) is None
