@@ -141,8 +141,8 @@ def main() -> None:
         print(table_of(records))
         return
     done = {(r["table"], r["case"], r["rule"], r["method"], r["seed"]) for r in records}
-    wanted = itertools.product(range(args.seeds), args.cases, args.only, args.methods, RULES)
-    for seed, case, name, method, rule in wanted:
+    wanted = itertools.product(args.cases, args.only, args.methods, RULES)
+    for seed, (case, name, method, rule) in itertools.product(range(args.seeds), wanted):
         if (name, case, rule, method, seed) not in done:
             found = record(name, case, rule, method, seed)
             with args.out.open("a") as out:

@@ -240,6 +240,7 @@ def open_study(
     seed: int = 0,
     method: str = "auto",
     min_gain: str | None = None,
+    stop_regret: float | str | None = None,
     cost: StatedCost | None = None,
     storage: str | Path | None = None,
     run: str | None = None,
@@ -252,6 +253,7 @@ def open_study(
         seed: Of all choices that frugalbo makes.
         method: As for `tune`.
         min_gain: As for `tune`; for a stored run as for `resume`. `ask` raises `BudgetError` when nothing is worth it.
+        stop_regret: The same.
         cost: As for `tune`.
         storage: As for `tune`.
         run: The stored run to go on with; the newest by default.
@@ -262,11 +264,11 @@ def open_study(
     stack = ExitStack()
     try:
         if problem is None:
-            handle = _stored(stack, run, storage or DEFAULT_STORAGE, None, budget, min_gain)
+            handle = _stored(stack, run, storage or DEFAULT_STORAGE, None, budget, min_gain, None, stop_regret)
         elif budget is None:
             raise BudgetError("expected a budget, such as '10min' or '50 trials', got none")
         else:
-            settings = Settings(method, min_gain=min_gain)
+            settings = Settings(method, min_gain=min_gain, stop_regret=stop_regret)  # type: ignore[arg-type]
             handle = _new(stack, _stating(problem, cost), Budget.of(budget), seed, settings, storage)
         study = _open(handle)
     except BaseException:

@@ -145,3 +145,19 @@ def test_a_threshold_that_is_none_is_refused(wrong):
 def test_a_method_without_a_model_has_no_bound(method):
     with pytest.raises(MethodError, match="stop_regret needs a method with a model"):
         _tune(_noise, 0.1, method=method)
+
+
+def test_a_loop_of_ones_own_is_told_when_the_bound_is_reached(tmp_path):
+    where = {"storage": tmp_path / "runs.db"}
+    with fb.open_study(PROBLEM, budget="20 trials", stop_regret=1e-9, **where) as study:
+        for _ in range(6):
+            study.tell(study.ask(), 3.0)  # nothing varies
+        with pytest.raises(BudgetError, match=f"{REACHED}: at most 0 of score is left to be gained"):
+            study.ask()
+    with fb.open_study(stop_regret="none", **where) as study:
+        assert study.ask().number == 6
+
+
+def test_a_loop_of_ones_own_refuses_a_bound_that_makes_no_sense():
+    with pytest.raises(BudgetError, match="expected stop_regret above 0, in units of the objective, got -1"):
+        fb.open_study(PROBLEM, budget="5 trials", stop_regret=-1)
