@@ -30,6 +30,7 @@ _WHERE = {
     "frugalbo.script": ("by_hand",),
     "frugalbo.slot": ("Slot",),
     "frugalbo.space": ("Choice", "Fixed", "Float", "Int", "Space"),
+    "frugalbo.together": ("resume_together", "tune_together"),
     "frugalbo.study": ("Ended", "Reported", "Started", "Status", "Study", "Trial"),
 }  # fmt: skip
 _MODULE_OF = {name: module for module, names in _WHERE.items() for name in names}
@@ -65,6 +66,7 @@ if TYPE_CHECKING:
     from frugalbo.slot import Slot
     from frugalbo.space import Choice, Fixed, Float, Int, Space
     from frugalbo.study import Ended, Reported, Started, Status, Study, Trial
+    from frugalbo.together import resume_together, tune_together
 
 
 def __getattr__(name: str) -> Any:  # noqa: ANN401 - any public name

@@ -7,14 +7,14 @@ from __future__ import annotations
 
 import math
 import tempfile
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from threading import Thread
 from typing import Any
 
-from frugalbo.budget.amounts import Budget, parse_amount
+from frugalbo.budget.amounts import Budget, Cost, parse_amount
 from frugalbo.budget.cost import CostModel, cost_model
 from frugalbo.budget.ledger import Ledger
 from frugalbo.budget.stated import StatedCost
@@ -120,6 +120,7 @@ class Handle:
     events: list[Any] = field(default_factory=list)
     wall_before: float = 0.0
     new_spec: Mapping[str, Any] | None = None
+    elsewhere: Cost = field(default_factory=Cost)  # what others have spent of the same budget
 
 
 def tune(
@@ -314,15 +315,48 @@ def _new(
         folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="frugalbo-", ignore_cleanup_errors=True)))
         return Handle(problem, budget, seed, settings, folder)
     store = stack.enter_context(Store(storage))
-    spec = {
+    run_id = store.create_run(spec_of(problem, budget, seed, settings), name=problem.name)
+    lease = stack.enter_context(store.lease(run_id))
+    return Handle(problem, budget, seed, settings, folder_of(storage, run_id), run_id, lease)
+
+
+def spec_of(problem: Problem, budget: Budget, seed: int, settings: Settings) -> dict[str, Any]:
+    """What a run is stored under."""
+    return {
         "problem": problem.to_json(),
         "budget": budget.to_json(),
         "seed": seed,
         "settings": settings.to_json(),
     }
-    run_id = store.create_run(spec, name=problem.name)
-    lease = stack.enter_context(store.lease(run_id))
-    return Handle(problem, budget, seed, settings, folder_of(storage, run_id), run_id, lease)
+
+
+def take_turn(
+    run: str,
+    storage: str | Path,
+    problem: Problem | None,
+    budget: Budget,
+    *,
+    elsewhere: Cost,
+    over: Callable[[OpenStudy], str | None],
+    executor: Executor | None,
+    observe: Observer | None,
+) -> str:
+    """Go on with one of the runs that share a budget, until its turn is over; returns why it ended.
+
+    Args:
+        run: Its id.
+        storage: As for `tune`.
+        problem: As for `resume`.
+        budget: Of all of them.
+        elsewhere: What the others have spent of it.
+        over: Asked before anything starts: why nothing more does, None if something may.
+        executor: As for `tune`.
+        observe: As for `tune`.
+    """
+    with ExitStack() as stack:
+        handle = _stored(stack, run, storage, problem, budget, None, is_shared=True)
+        handle.elsewhere = elsewhere
+        return _run(handle, executor or _local_executor(handle.problem, handle.settings), observe, over).stop_reason
 
 
 def _stored(
@@ -334,9 +368,13 @@ def _stored(
     min_gain: str | None,
     pools: Sequence[Pool | Mapping[str, Any]] | str | Path | None = None,
     stop_regret: float | str | None = None,
+    *,
+    is_shared: bool = False,
 ) -> Handle:
     store = stack.enter_context(Store(storage))
     record = store.run(run)
+    if "together" in record.spec and not is_shared:
+        raise BudgetError(f"{record.id} shares its budget with other problems: go on with fb.resume_together")
     if problem is None:
         problem = stored_problem(record)
         if problem.job == IN_MEMORY:
@@ -387,13 +425,15 @@ def stored_problem(record: RunRecord) -> Problem:
 def _open(handle: Handle) -> OpenStudy:
     proposer = handle.settings.proposer(handle.problem, handle.seed)
     study = OpenStudy(
-        handle.problem, handle.budget, lease=handle.lease, proposer=proposer, wall_before=handle.wall_before,
-        pools=budgets_of(handle.settings.pools),
+        handle.problem, handle.budget, lease=handle.lease, proposer=proposer,
+        wall_before=handle.wall_before + handle.elsewhere.wall_seconds, pools=budgets_of(handle.settings.pools),
     )  # fmt: skip
     try:
         study.replay(handle.events)
     except BudgetError as error:
         raise BudgetError(f"the budget does not cover what {handle.run_id} has already spent: {error}") from None
+    study.ledger.hold("elsewhere", handle.elsewhere)
+    study.ledger.settle("elsewhere", handle.elsewhere)
     if handle.lease and handle.new_spec is not None:
         handle.lease.amend(handle.new_spec)
     return study
@@ -408,7 +448,12 @@ def _local_executor(problem: Problem, settings: Settings) -> Executor:
     return LocalExecutor(problem, local_slots(settings.devices, dollars_per_hour=settings.dollars_per_hour))
 
 
-def _run(handle: Handle, executor: Executor, observe: Observer | None) -> Report:
+def _run(
+    handle: Handle,
+    executor: Executor,
+    observe: Observer | None,
+    over: Callable[[OpenStudy], str | None] | None = None,
+) -> Report:
     study = _open(handle)
     assert study.proposer is not None
     costs = cost_model(handle.problem, CONFIDENCE)
@@ -421,6 +466,7 @@ def _run(handle: Handle, executor: Executor, observe: Observer | None) -> Report
         seed=handle.seed,
         trial_cap_s=handle.settings.trial_cap_s,
         observe=observe,
+        over=over,
     )
     if handle.settings.method not in LIGHT:
         # Some seconds of imports, done while the first trials run.

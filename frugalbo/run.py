@@ -50,6 +50,7 @@ class RunLoop:
         folder: Where trials keep checkpoints and logs.
         trial_cap_s: The most seconds that any segment may take on its slot, whatever is left.
         observe: Called after every change and some times a second, with the events since the last call.
+        over: Asked before anything starts: why nothing more does, in a sentence; None if something may.
     """
 
     study: OpenStudy
@@ -60,6 +61,7 @@ class RunLoop:
     seed: int = 0
     trial_cap_s: float | None = None
     observe: Observer | None = None
+    over: Callable[[OpenStudy], str | None] | None = None
     _refused: str = field(default="", init=False)
     _is_finished: bool = field(default=False, init=False)
     _fresh: list[Event] = field(default_factory=list, init=False)
@@ -85,7 +87,7 @@ class RunLoop:
     def _loop(self) -> str:
         settled = True
         while True:
-            reason = self._luck.reason()
+            reason = self._luck.reason() or (self.over(self.study) if self.over else None)
             if settled and reason is None:
                 self._dispatch()
                 self._calm_at = time.monotonic() + _CALM_S

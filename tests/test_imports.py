@@ -51,7 +51,7 @@ LAYERS = [
     ["report"],
     ["live"],
     ["api"],
-    ["recording"],
+    ["recording", "together"],
     ["replay"],
     ["cli_simulate", "cli_metabo"],
     ["integrations", "cli", "testing"],
