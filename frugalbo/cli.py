@@ -17,7 +17,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from frugalbo import cli_metabo, cli_simulate
+from frugalbo import cli_metabo, cli_report, cli_simulate
 from frugalbo.errors import FrugalError, ProblemError, StudyError
 from frugalbo.table import FORMATS
 
@@ -145,7 +145,7 @@ def _parser() -> argparse.ArgumentParser:
         if name == "explain":
             command.add_argument("--trial", type=int, metavar="N", help="its number; the best by default")
         if name == "report":
-            command.add_argument("--out", metavar="FOLDER", help="where to (beside the run)")
+            cli_report.add_arguments(command)
         if name == "export":
             command.add_argument("--format", choices=FORMATS, help="what FILE ends with, else csv")
             command.add_argument("--out", metavar="FILE", help="where to (stdout); needed for parquet")
@@ -239,7 +239,7 @@ def _status(args: argparse.Namespace) -> int:
         record = store.run(args.run)
         study = _study(store, record.id)
         if args.json:
-            facts = _report_of(store, record.id).to_json()
+            facts = cli_report.report_of(store, record.id).to_json()
             print(json.dumps({"run": record.id, "running": bool(record.holder), **facts}))
             return 0
         from rich.console import Console
@@ -308,13 +308,10 @@ def _explain(args: argparse.Namespace) -> int:
 
 
 def _report(args: argparse.Namespace) -> int:
+    from frugalbo.api import folder_of
+
     with _open(args) as store:
-        record = store.run(args.run)
-        report = _report_of(store, record.id)
-        page = report.write(_report_folder(args, args.out, record.id))
-    print(report.summary())
-    print(f"\nreport: {page}")
-    return 0
+        return cli_report.run(args, store, folder_of(_storage(args), ""))
 
 
 def _export(args: argparse.Namespace) -> int:
@@ -427,14 +424,6 @@ def _study(store: Store, run_id: str) -> Study:
     from frugalbo.api import read_study
 
     return read_study(store, run_id)
-
-
-def _report_of(store: Store, run_id: str) -> Report:
-    from frugalbo.report import Report
-
-    record = store.run(run_id)
-    reason = "still running" if record.holder else store.stop_reason(run_id) or "not running"
-    return Report(_study(store, run_id), run_id=run_id, stop_reason=reason)
 
 
 def _report_folder(args: argparse.Namespace, wanted: str | None, run_id: str) -> Path:

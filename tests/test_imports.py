@@ -53,7 +53,7 @@ LAYERS = [
     ["api"],
     ["recording", "together"],
     ["replay"],
-    ["cli_simulate", "cli_metabo"],
+    ["cli_simulate", "cli_metabo", "cli_report"],
     ["integrations", "cli", "testing"],
     ["__main__"],
 ]

@@ -166,6 +166,23 @@ class Report:
         _replace(folder / "index.html", page(self, figures, calibrated).encode())
         return folder / "index.html"
 
+    def write_live(self, folder: Path, *, refresh_s: float) -> Path:
+        """Write `index.html` as it stands while the run is at work: without what fits a model, and no other file.
+
+        A browser that shows the page loads it anew every `refresh_s` seconds; it never sees half of one.
+
+        Raises:
+            OSError: If the folder cannot be written.
+        """
+        from frugalbo.report.html import page
+        from frugalbo.report.pictures import draw
+
+        folder = Path(folder)
+        folder.mkdir(parents=True, exist_ok=True)
+        content = page(self, draw(self.study, live=True), refresh_s=refresh_s)
+        _replace(folder / "index.html", content.encode())
+        return folder / "index.html"
+
 
 def feasibility_json(study: Study, trial: Trial) -> dict[str, Any]:
     """Whether a trial meets the outcome constraints, and by how much it violates which; nothing where there are none.

@@ -6,6 +6,7 @@ same bytes.
 
 from __future__ import annotations
 
+import math
 import re
 from collections.abc import Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Final
@@ -104,19 +105,31 @@ _SECTIONS: Final = (
 )
 
 
-def page(report: Report, figures: Mapping[str, Figure], calibrated: Calibration | None = None) -> str:
-    """The whole page, with `figures` from `pictures.draw`; the calibration is computed if it is not given."""
+def page(
+    report: Report,
+    figures: Mapping[str, Figure],
+    calibrated: Calibration | None = None,
+    *,
+    refresh_s: float | None = None,
+) -> str:
+    """The whole page, with `figures` from `pictures.draw`; the calibration is computed if it is not given.
+
+    With `refresh_s` a browser loads it anew every so many seconds.
+    """
     study = report.study
-    calibrated = compute_calibration(study) if calibrated is None else calibrated
-    after = {"calibration": _calibration(calibrated), "pauses": pause_table(study), "pools": pool_table(study)}
+    after = {"pauses": pause_table(study), "pools": pool_table(study)}
+    if "calibration" in figures:
+        after["calibration"] = _calibration(compute_calibration(study) if calibrated is None else calibrated)
+    sections = [section for section in _SECTIONS if section[0] in figures]
+    refresh = "" if refresh_s is None else f'<meta http-equiv="refresh" content="{math.ceil(refresh_s)}">\n'
     finding = text(wording.headline(study))
     body = [
         _header(report, finding),
         _tiles(report),
-        *(_section(name, heading, words, figures[name]) for name, heading, words in _SECTIONS[:1]),
+        *(_section(name, heading, words, figures[name]) for name, heading, words in sections[:1]),
         _configuration(study),
         ending(study, report.stop_reason),
-        *(_section(name, heading, words, figures[name], after.get(name, "")) for name, heading, words in _SECTIONS[1:]),
+        *(_section(name, heading, words, figures[name], after.get(name, "")) for name, heading, words in sections[1:]),
         _accounts(study),
         _trials(study),
         _failures(study),
@@ -124,6 +137,7 @@ def page(report: Report, figures: Mapping[str, Figure], calibrated: Calibration 
     return (
         '<!DOCTYPE html>\n<html lang="en">\n<head>\n<meta charset="utf-8">\n'
         '<meta name="viewport" content="width=device-width, initial-scale=1">\n'
+        f"{refresh}"
         '<meta name="color-scheme" content="light dark">\n'
         "<meta http-equiv=\"Content-Security-Policy\" content=\"default-src 'none'; style-src 'unsafe-inline'; "
         "script-src 'unsafe-inline'; img-src data:\">\n"

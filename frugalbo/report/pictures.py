@@ -17,16 +17,24 @@ from frugalbo.study import Study
 
 _THEME: Final = {INK: "--ink", MUTED: "--muted", GRID: "--grid", PAPER: "--paper"}
 _DPI: Final = 150
+_NOT_LIVE: Final = {"slices", "parallel_coordinates", "importance", "calibration"}
 
 
-def draw(study: Study, found: Importance | None = None, calibrated: Calibration | None = None) -> dict[str, Figure]:
-    """All pictures of a study by name; the importance and the calibration are computed if they are not given."""
+def draw(
+    study: Study, found: Importance | None = None, calibrated: Calibration | None = None, *, live: bool = False
+) -> dict[str, Figure]:
+    """All pictures of a study by name; the importance and the calibration are computed if they are not given.
+
+    Those of a live page are of what happens: none that fits a model, or is of all knobs.
+    """
     with_findings = {
         "importance": lambda: plots.importance(study, found),
         "calibration": lambda: plots.calibration(study, calibrated),
     }
     return {
-        name: with_findings[name]() if name in with_findings else make(study) for name, make in plots.FIGURES.items()
+        name: with_findings[name]() if name in with_findings else make(study)
+        for name, make in plots.FIGURES.items()
+        if not (live and name in _NOT_LIVE)
     }
 
 
