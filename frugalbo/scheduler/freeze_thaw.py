@@ -5,6 +5,12 @@ are a factor of `eta` = 3 apart, and one in `keep` = 4 goes on. So more of the b
 configurations, which from a model that learns from the ranks of all that were held (`frugalbo.propose.standings`) get
 better from one to the next.
 
+Where the space is finite and the budget pays for a ladder of all that is in it, with one in `eta` going on, there is
+nothing to look for elsewhere, and what is not spent on going on is lost. So all begin first; then, from the lowest rung
+up, one in `k` goes on, with the `k` for which the ladder of all N configurations takes the whole budget:
+
+    N sum_j c_j k^-j = budget,    c_j: the mean cost of the way from rung j - 1 to rung j
+
 The answer is the trial that is best at its end, so the budget has a last part, which begins when what is left no
 longer pays for a whole trial. Then nothing new starts, and those that are held and can be paid to their ends go there
 in one segment: first, if nobody is at its end, the one that is expected to be the best there; then in the order of
@@ -24,17 +30,23 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from statistics import NormalDist
+from itertools import pairwise
+from statistics import NormalDist, fmean
 from typing import Final
 
+from frugalbo.budget.afford import seconds_left
 from frugalbo.budget.cost import CostModel
 from frugalbo.propose.base import Proposer
 from frugalbo.scheduler.asha import AshaScheduler
 from frugalbo.scheduler.promoting import is_replanned, waiting
 from frugalbo.scheduler.purse import Purse
+from frugalbo.scheduler.rungs import levels_of
 from frugalbo.study import Status, Study, Trial
 
 _LATEST: Final = 8  # trials by which the cost of the next one is judged
+_SEVERAL: Final = 16  # trials by which the cost of all is judged
+_HALVINGS: Final = 40
+_NEARLY: Final = 1e-9  # of a trial
 _NORMAL: Final = NormalDist()
 _LAST_PART: Final = "what was left paid for no whole trial more, and of those that it could finish this promised most"
 
@@ -54,8 +66,14 @@ class FreezeThawScheduler(AshaScheduler):
         super().__init__(proposer, cost_model, trial_cap_s=trial_cap_s, eta=eta, keep=keep)
 
     def _go_on(self, study: Study, purse: Purse) -> None:
-        if is_replanned(study) or _pays_for_another(study, purse):
+        if is_replanned(study):
             super()._go_on(study, purse)
+            return
+        if _pays_for_another(study, purse):
+            if (k := one_in(self._way_up(study, purse), _budget_s(study), self.eta)) is None:
+                super()._go_on(study, purse)
+            else:
+                self._sweep(study, purse, k)
             return
         steps = study.problem.steps
         held = [self._standings.trial_of(entrant) for entrant, _ in waiting(self._standings.brackets.values())]
@@ -65,6 +83,54 @@ class FreezeThawScheduler(AshaScheduler):
                 purse.resume(trial, steps, {"because": _LAST_PART})
         if purse.is_open and not purse.decisions and not study.count(Status.RUNNING):
             super()._go_on(study, purse)
+
+    def _way_up(self, study: Study, purse: Purse) -> list[float]:
+        """The seconds from each rung to the next, of all configurations together; empty if there is no end of them."""
+        n = math.prod(levels if levels is not None else math.inf for levels in study.problem.space.levels)
+        if not study.trials or math.isinf(n):
+            return []
+        every = max(1, math.ceil(len(study.trials) / _SEVERAL))
+        some = [study.trials[number].params for number in range(0, len(study.trials), every)]
+        seconds = [
+            [purse.seconds(params, start, until) for params in some]
+            for start, until in pairwise((0, *levels_of(study, self.eta)))
+        ]
+        known = [[s for s in row if s is not None] for row in seconds]
+        return [n * fmean(row) for row in known] if all(known) else []
+
+    def _sweep(self, study: Study, purse: Purse, k: float) -> None:
+        """Let all begin, then one in `k` go on, from the lowest rung up; then the best of those who wait."""
+        if not purse.is_open or not self._start(study, purse):
+            return
+        brackets = self._standings.brackets
+        earned = [
+            (entrant, above.level)
+            for rungs in brackets.values() for rung, above in pairwise(rungs)
+            for entrant in rung.best_waiting(math.floor(len(rung.arrived) / k + _NEARLY))
+        ]  # fmt: skip
+        seen = self._send_on(purse, study, earned)
+        self._send_on(purse, study, (step for step in waiting(brackets.values()) if step[0] not in seen))
+
+
+def one_in(costs: Sequence[float], budget: float, most: float) -> float | None:
+    """Of how many one goes on from rung to rung, so that the budget is spent on all; None if that is above `most`.
+
+    Args:
+        costs: From each rung to the next, of all configurations together; empty where that is not known.
+        budget: In the same unit.
+        most: Above 1.
+    """
+
+    def takes(k: float) -> float:
+        return sum(cost * k**-j for j, cost in enumerate(costs))
+
+    if not costs or math.isinf(budget) or takes(most) > budget:
+        return None
+    low, high = 1.0, most
+    for _ in range(_HALVINGS):
+        middle = (low + high) / 2
+        low, high = (low, middle) if takes(middle) <= budget else (middle, high)
+    return high
 
 
 def improvement(mean: float, sd: float, best: float) -> float:
@@ -77,6 +143,14 @@ def _pays_for_another(study: Study, purse: Purse) -> bool:
     """Whether what is left pays for a whole trial like one of the latest."""
     latest = range(max(0, len(study.trials) - _LATEST), len(study.trials))
     return not latest or any(purse.affords(study.trials[n].params, 0, study.problem.steps) for n in latest)
+
+
+def _budget_s(study: Study) -> float:
+    """The device-seconds of the whole run, by what one can tell now; infinite without a limit."""
+    if study.ledger is None:
+        return math.inf
+    account = study.ledger.balance()["device_seconds"]
+    return seconds_left(study) + account.spent + account.held
 
 
 def _by_index(study: Study, purse: Purse, trials: Sequence[Trial]) -> list[Trial]:

@@ -9,12 +9,14 @@ from scipy.stats import norm
 
 from frugalbo.budget.amounts import Budget, Cost
 from frugalbo.budget.ledger import Ledger
+from frugalbo.problem import Fidelity, Minimize, Problem
 from frugalbo.propose.standings import standings
 from frugalbo.scheduler import SchedulerError, make_scheduler
 from frugalbo.scheduler.asha import AshaScheduler
 from frugalbo.scheduler.base import Resume, Start
-from frugalbo.scheduler.freeze_thaw import FreezeThawScheduler, improvement
+from frugalbo.scheduler.freeze_thaw import FreezeThawScheduler, improvement, one_in
 from frugalbo.slot import Slot
+from frugalbo.space import Choice, Space
 from frugalbo.study import Ended, Failure, Outcome, Reported, Started, Study
 
 SLOT = Slot("cpu:0", "cpu", 0)
@@ -122,6 +124,51 @@ def test_a_budget_for_one_whole_trial_has_one_to_show(budget, seed):
     assert study.compared_at() == 27
     last = next(t for t in study.trials.values() if round(t.params["x"] * 997) == finished[-1])
     assert ("because" not in last.starts[-1].why) or "this promised most" in study.explain(last)
+
+
+def test_one_in_k_goes_on_where_that_takes_the_budget():
+    assert one_in([8.0, 8.0], 12.0, 3) == pytest.approx(2.0)  # 8 + 8 / 2
+    assert one_in([8.0, 8.0, 16.0], 16.0, 3) == pytest.approx(2.0)  # 8 + 8 / 2 + 16 / 4
+    assert one_in([8.0, 8.0], 99.0, 3) == pytest.approx(1.0)  # all go on
+    assert one_in([9.0, 9.0], 11.9, 3) is None  # 9 + 9 / 3 = 12
+    assert one_in([9.0, 9.0], math.inf, 3) is None
+    assert one_in([], 12.0, 3) is None
+
+
+def of_31(budget, seed=0, n_slots=1):
+    """A run on 31 configurations, whose rungs are 1, 2, 6 and 18 s apart."""
+    space = Space({"x": Choice([i / 997 for i in range(31)])})
+    problem = Problem("ladders", space, "m:f", Minimize("loss"), Fidelity("steps", 1, 27))
+    scheduler = FreezeThawScheduler(Numbered(31), COST)
+    return play(scheduler, problem, budget=budget, simulate=simulate_with(seed), n_slots=n_slots)[0]
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_a_budget_for_a_ladder_of_all_configurations_is_spent_on_it(seed):
+    # 31 (1 + 2 / 2 + 6 / 4 + 18 / 8) = 178.25, so one in two goes on.
+    study = of_31(178.5, seed)
+    begins = sorted((s.at, t.number) for t in study.trials.values() for s in t.starts)[:31]
+    assert [number for _, number in begins] == list(range(31))
+    at_first = sorted(study.trials, key=lambda n: study.value_by(study.trials[n], 1))
+    granted = sorted((s.at, t.number, s.until) for t in study.trials.values() for s in t.starts)
+    assert [n for _, n, until in granted if until == 3][:15] == at_first[:15]
+    last_part = [s.at for t in study.trials.values() for s in t.starts if "because" in s.why]
+    earned = [(at, until) for at, _, until in granted if at < min(last_part, default=math.inf)]
+    assert [sum(until == level for _, until in earned) for level in LEVELS] == [31, 15, 7, 3]
+
+
+def test_a_budget_too_small_for_all_is_spent_as_if_there_were_no_end_of_them():
+    # 31 (1 + 2 / 3 + 6 / 9 + 18 / 27) = 93
+    study = of_31(92.5)
+    firsts = [t.starts[0].at for t in study.trials.values()]
+    assert min(t.starts[1].at for t in study.trials.values() if len(t.starts) > 1) < max(firsts)
+
+
+def test_slots_do_not_stand_idle_while_all_configurations_are_tried():
+    study = of_31(178.5, n_slots=5)
+    assert study.compared_at() == 27
+    ends = [end.at for t in study.trials.values() for end in t.ends]
+    assert max(ends) < 178.5 / 5 + 27
 
 
 def test_failed_trials_are_counted_among_those_that_arrived():
