@@ -1,9 +1,13 @@
-"""`frugalbo metabo`: the weights of the network that proposes as `metabo`."""
+"""`frugalbo metabo`: the weights of the network that proposes as `metabo`, and what they are worth."""
 
 from __future__ import annotations
 
 import argparse
 import json
+import os
+import sys
+
+_AT = (0, 10, 25, 50, 100)
 
 
 def add_arguments(command: argparse.ArgumentParser) -> None:
@@ -13,6 +17,18 @@ def add_arguments(command: argparse.ArgumentParser) -> None:
     train.add_argument("--config", required=True, metavar="FILE", help="settings of the training, in TOML")
     train.add_argument("--out", required=True, metavar="FILE", help="where the weights go")
     train.set_defaults(call=_train)
+    evaluate = tasks.add_parser("evaluate", help="race the weights against the Gaussian process on recorded tables")
+    evaluate.add_argument(
+        "--tables", required=True, metavar="FILE", help="an .npz with <task>/X and <task>/accuracy or <task>/loss"
+    )
+    evaluate.add_argument("--seeds", type=int, default=5, help="races of each method on each table (5)")
+    evaluate.add_argument("--initial", type=int, default=5, help="random rows at the beginning (5)")
+    evaluate.add_argument("--steps", type=int, default=50, help="rows that a method chooses after these (50)")
+    evaluate.add_argument("--methods", default="metabo,network,gp,random", help="some of metabo,network,gp,random")
+    evaluate.add_argument("--weights", default="", metavar="FILE", help="by default those that come with the package")
+    evaluate.add_argument("--jobs", type=int, default=os.cpu_count() or 1, help="processes (one for each core)")
+    evaluate.add_argument("--json", action="store_true", help="print JSON, with every race")
+    evaluate.set_defaults(call=_evaluate)
 
 
 def _train(args: argparse.Namespace) -> int:
@@ -20,4 +36,24 @@ def _train(args: argparse.Namespace) -> int:
     from frugalbo.metabo.train import read_training, train
 
     train(read_training(args.config), args.out, lambda line: print(json.dumps(line), flush=True))
+    return 0
+
+
+def _evaluate(args: argparse.Namespace) -> int:
+    """Print a table of regrets; progress goes to stderr. Returns the exit code."""
+    from frugalbo.metabo.evaluate import Setting, as_text, evaluate, to_json
+
+    def observe(done: int, of: int) -> None:
+        if sys.stderr.isatty():
+            print(f"\r{done} of {of} races", end="\n" if done == of else "", file=sys.stderr, flush=True)
+
+    setting = Setting(args.initial, args.steps, args.weights)
+    races = evaluate(
+        args.tables, setting, seeds=args.seeds, methods=args.methods.split(","), jobs=args.jobs, observe=observe
+    )
+    steps = [step for step in dict.fromkeys((*_AT, args.steps)) if step <= args.steps]
+    if args.json:
+        print(json.dumps(to_json(races, steps, setting), allow_nan=False))
+    else:
+        print(as_text(races, steps, setting))
     return 0

@@ -16,11 +16,17 @@ noise at all without bound. So where the task is outside what the network has se
 results. The process is fitted anew without each: with the hyperparameters of all results it would be
 flattered while there are few. Deviation: of more than `_LEFT_OUT` results, so many are left out, evenly spread, and
 the others do not count.
+
+Where earlier studies of the same or a similar space are known (`frugalbo.metabo.past`), their model is the third of
+the mixture, weighed against the process in the same way, with the odds `_PAST_ODDS` before anything is seen: who keeps
+studies expects them to be alike.
 """
 
 from __future__ import annotations
 
+import math
 import warnings
+from typing import Any
 
 import numpy as np
 import torch
@@ -32,6 +38,7 @@ from frugalbo.acquisition.log_cost import learned_log_cost
 from frugalbo.acquisition.log_ei_per_cost import LogEIPerCost
 from frugalbo.acquisition.registry import Chosen, Situation, choose
 from frugalbo.errors import FrugalWarning, ModelError
+from frugalbo.metabo.past import Past, PastModel
 from frugalbo.metabo.universal import Fit, Universal
 from frugalbo.metabo.weights import shipped
 from frugalbo.models.kernel import lengthscale_prior
@@ -41,16 +48,18 @@ from frugalbo.models.objective import Objective, ObjectiveGP
 _LEFT_OUT = 12
 _CLIP = 3.0
 _HIT = 0.05
+_PAST_ODDS = 3.0  # that the past holds, against the process
 _LEAST_CHANCE = 1e-6  # what single precision tells from 0
 _LEAST = 3  # results before one can be left out
 
 
-def choose_metabo(situation: Situation, network: Universal | None = None) -> Chosen:
+def choose_metabo(situation: Situation, network: Universal | None = None, past: Past | None = None) -> Chosen:
     """The acquisition that is `metabo`, ready to be maximised; that of `bo` where the network cannot be asked.
 
     Args:
         situation: What it may look at.
         network: By default the one that comes with the package.
+        past: Earlier studies, as seen from this space.
     """
     best = situation.best()
     if best is None:
@@ -60,36 +69,70 @@ def choose_metabo(situation: Situation, network: Universal | None = None) -> Cho
         raise ModelError("expected a model of points alone for metabo, got one of several conditions")
     network = network or shipped()
     varies = _varying(situation)
-    if problem := _cannot_answer(network, len(varies), len(objective.model.train_targets)):
+    problem = _cannot_answer(network, len(varies), len(objective.model.train_targets))
+    if problem and past is None:
         chosen = choose("bo", situation)
         return Chosen(chosen.value, {**chosen.why, "network": 0.0, "network_because": problem})
-    p = weight(network, unbelieving, varies)
-    fit = _read(network, objective, varies)
+    asked = None if problem else network
+    earlier = None if past is None else _past_model(past, objective)
+    p = weights(asked, unbelieving, varies, None if past is None else _past_model(past, unbelieving))
+    fit = None if asked is None else _read(asked, objective, varies)
     process = LogEIPerCost(objective.model, best, maximize=False)
     log_cost = None if situation.cost is None else learned_log_cost(*situation.cost)
 
     def value(X: Tensor) -> Tensor:
-        Q = X[:, 0, varies].unsqueeze(0)  # 1 x b x varying
-        said = network.answer(fit, Q, observed=False).log_improvement(best)[0].to(X)
-        mixed = torch.logaddexp(p.log() + said, (1 - p).log() + process(X))
+        said = [p[0].log() + process(X)]
+        if fit is not None:
+            Q = X[:, 0, varies].unsqueeze(0)  # 1 x b x varying
+            said.append(p[1].log() + network.answer(fit, Q, observed=False).log_improvement(best)[0].to(X))
+        if earlier is not None:
+            said.append(p[2].log() + earlier.log_improvement(X[:, 0], best))
+        mixed = torch.logsumexp(torch.stack(said), dim=0)
         if log_cost is not None and situation.alpha > 0:
             mixed = mixed - situation.alpha * log_cost(X)[..., 0, 0]
         return mixed + situation.log_chances(X)
 
-    return Chosen(value, {"alpha": round(situation.alpha, 4), "network": round(float(p), 4)})
+    why: dict[str, Any] = {"alpha": round(situation.alpha, 4), "network": round(float(p[1]), 4)}
+    if problem:
+        why["network_because"] = problem
+    if earlier is not None:
+        why |= {"past": round(float(p[2]), 4), "past_studies": earlier.counted()}
+    return Chosen(value, why)
+
+
+def weights(network: Universal | None, objective: Objective, varies: Tensor, past: PastModel | None) -> Tensor:
+    """How much the process, the network and the past count on this task; what is not there counts for nothing."""
+    n = len(objective.model.train_targets)
+    odds = torch.tensor([0.0, -math.inf if network is None else 0.0, -math.inf], dtype=torch.float64)
+    if past is not None:
+        odds[2] = math.log(_PAST_ODDS)
+    if n >= _LEAST:
+        left_out = torch.linspace(0, n - 1, min(n, _LEFT_OUT)).round().long()
+        theirs = _log(process_chances(objective, len(varies), left_out))
+        if network is not None:
+            mine = _log(network_chances(network, objective, varies, left_out))
+            odds[1] += (mine - theirs).clamp(-_CLIP, _CLIP).sum()
+        if past is not None:
+            odds[2] += (_log(past.chances(left_out, _HIT)) - theirs).clamp(-_CLIP, _CLIP).sum()
+    there = odds > -math.inf
+    p = odds.softmax(0)
+    # None is ever out of the question, and a logarithm of 0 has no gradient.
+    p = torch.where(there, p.clamp_min(_LEAST_CHANCE), 0.0)
+    return p / p.sum()
 
 
 def weight(network: Universal, objective: Objective, varies: Tensor) -> Tensor:
-    """How much the network counts on this task, in (0, 1); without dimensions."""
-    n = len(objective.model.train_targets)
-    if n < _LEAST:
-        return torch.tensor(0.5, dtype=torch.float64)
-    left_out = torch.linspace(0, n - 1, min(n, _LEFT_OUT)).round().long()
-    chances = network_chances(network, objective, varies, left_out), process_chances(objective, len(varies), left_out)
-    mine, theirs = (chance.clamp_min(_LEAST_CHANCE).log() for chance in chances)
-    ratio = (mine - theirs).clamp(-_CLIP, _CLIP)
-    # Neither is ever out of the question, and a logarithm of 0 has no gradient.
-    return torch.sigmoid(ratio.sum()).clamp(1e-6, 1 - 1e-6)
+    """How much the network counts where nothing is known of the past, in (0, 1); without dimensions."""
+    return weights(network, objective, varies, None)[1]
+
+
+def _log(chances: Tensor) -> Tensor:
+    return chances.clamp_min(_LEAST_CHANCE).log()
+
+
+def _past_model(past: Past, objective: Objective) -> PastModel:
+    with torch.no_grad():
+        return PastModel(past, objective.model.seen, objective.model.train_targets)
 
 
 def network_chances(network: Universal, objective: Objective, varies: Tensor, left_out: Tensor) -> Tensor:

@@ -1,6 +1,7 @@
 """Tasks to learn from: random functions, looked at as a tuner looks at a job.
 
-A function is a draw of Gaussian processes over warped inputs, and what jobs have beside that: dimensions that do
+A function is a draw of Gaussian processes over warped inputs, some with a random neural network beside, and what
+jobs have beside that: dimensions that do
 not matter, categories, integers, valleys that end in a cliff (a learning rate that is too high), trends,
 noise, and outcomes that are bent. Its results are those of a tuner: some points of no particular place, then
 some near the best of them, so that networks learn from histories such as they will see.
@@ -14,7 +15,9 @@ some near the best of them, so that networks learn from histories such as they w
 | inputs | one task in two: u^a with log a ~ N(0, 0.5), each dimension |
 | valley | one task in three: a parabola in one dimension, which grows e-fold beyond its cliff |
 | trend | one task in three: linear |
+| network | a share of tasks, `networks`: two layers of 16 random tanh units, up to three times the process |
 | outcomes | one task in two: exp(c f), the good end being flat; one in eight the other way round |
+| levels | a share of tasks, `levels`: outcomes on a grid of 0.05 to 1 of their standard deviations, as accuracies are |
 | noise | one task in two, its standard deviation log-uniform from 0.003 to 0.3 of that of the function |
 | results | `n` in 2 to `most_seen`, log-uniform; up to two thirds of them near the best of the others |
 
@@ -35,6 +38,7 @@ from frugalbo.models.outcome import Outcome
 
 _JITTER = 1e-6
 _NEVER = 1e3  # the lengthscale of what does not matter
+_UNITS = 16  # of a layer of a random network
 _CENTRES = 3  # of the best results, about which later ones lie
 
 
@@ -68,12 +72,16 @@ class Prior:
         most_seen: The most results.
         asked: Points to predict in each task.
         batch: Tasks at once.
+        networks: The share of tasks with a random neural network beside the process.
+        levels: The share of tasks whose outcomes lie on a grid.
     """
 
     most_dims: int = 20
     most_seen: int = 64
     asked: int = 24
     batch: int = 32
+    networks: float = 0.0
+    levels: float = 0.0
 
     def draw(self, seed: int, i: int, device: torch.device | None = None) -> Tasks:
         """Batch number `i`."""
@@ -82,13 +90,16 @@ class Prior:
         d = min(self.most_dims, 1 + int(rng.gamma(1.5, 3.5)))
         n = round(math.exp(rng.uniform(math.log(2), math.log(self.most_seen))))
         categorical = torch.from_numpy(rng.random(d) < rng.choice([0.0, 0.0, 0.4]))
-        function = _Function(self.batch, d, categorical, rng, g)
+        function = _Function(self.batch, d, categorical, rng, g, self.networks)
         X, Q, values = _look(function, n, self.asked, rng, g)
         noise = torch.from_numpy(np.exp(rng.uniform(np.log(0.003), np.log(0.3), self.batch)))
         noise = noise * torch.from_numpy(rng.random(self.batch) < 0.5)
         shown = values + (noise * values.std(1)).unsqueeze(-1) * _normal(g, *values.shape)
         observed = bool(rng.random() < 0.5)
         y = torch.cat([shown[:, :n], (shown if observed else values)[:, n:]], dim=1)
+        if self.levels:
+            grid = values.std(1) * torch.from_numpy(np.exp(rng.uniform(np.log(0.05), 0, self.batch)))
+            y = _on_grid(y, (grid * torch.from_numpy(rng.random(self.batch) < self.levels)).unsqueeze(-1))
         y = torch.from_numpy(np.stack([Outcome.of(row[:n])(row) for row in y.numpy()]))
         X, y, Q, truth, categorical = (t.to(device) for t in (X, y[:, :n], Q, y[:, n:], categorical))
         return Tasks(X, y, categorical, Q, truth, observed)
@@ -97,7 +108,15 @@ class Prior:
 class _Function:
     """A batch of random functions; values of further points are drawn given those of earlier ones."""
 
-    def __init__(self, batch: int, d: int, categorical: Tensor, rng: np.random.Generator, g: torch.Generator) -> None:
+    def __init__(
+        self,
+        batch: int,
+        d: int,
+        categorical: Tensor,
+        rng: np.random.Generator,
+        g: torch.Generator,
+        networks: float = 0.0,
+    ) -> None:
         self.batch, self.d, self.categorical, self.g = batch, d, categorical, g
         matters = rng.random((batch, d)) < rng.uniform(0.3, 1.0)
         matters[np.arange(batch), rng.integers(d, size=batch)] = True
@@ -116,6 +135,13 @@ class _Function:
         self.slopes = torch.where(categorical, 0.0, torch.from_numpy(slopes))
         bent = rng.uniform(0.3, 2.0, batch) * (rng.random(batch) < 0.5) * np.where(rng.random(batch) < 0.25, -1, 1)
         self.bent = torch.from_numpy(bent)
+        self.loud, self.layers = torch.zeros(batch, dtype=torch.float64), []
+        if networks:
+            sizes = (d, _UNITS), (1, _UNITS), (_UNITS, _UNITS), (_UNITS, 1)
+            self.layers = [torch.from_numpy(rng.standard_normal((batch, *size))) for size in sizes]
+            reach = matters[..., None] * np.exp(rng.uniform(-0.5, 1.5, (batch, 1, 1)))
+            self.layers[0] = self.layers[0] * torch.from_numpy(reach)
+            self.loud = torch.from_numpy(rng.uniform(0, 3, batch) * (rng.random(batch) < networks))
 
     def points(self, n: int) -> Tensor:
         """Anywhere, B x n x d."""
@@ -134,11 +160,19 @@ class _Function:
         weak = self.second.reshape(-1, 1, 1)
         L = torch.linalg.cholesky((1 - weak) * K + weak * self._kernel(V, 0.5))
         f = (L @ z.unsqueeze(-1)).squeeze(-1) + (V @ self.slopes.unsqueeze(-1)).squeeze(-1)
+        if self.layers:
+            f = f + self.loud.unsqueeze(-1) * self._network(V)
         at, centre, steep, cliff = self.valley
         x = V.gather(2, at.reshape(-1, 1, 1).expand(-1, X.shape[1], 1)).squeeze(-1) - centre.unsqueeze(-1)
         f = f + steep.unsqueeze(-1) * (x * x + torch.expm1(12 * (x - cliff.unsqueeze(-1)).clamp_min(0)))
         bent = self.bent.unsqueeze(-1)
         return torch.where(bent == 0, f, torch.expm1((bent * f).clamp_max(30)) / torch.where(bent == 0, 1.0, bent))
+
+    def _network(self, V: Tensor) -> Tensor:
+        """Of random weights, at points B x n x d; B x n."""
+        first, shift, second, last = self.layers
+        hidden = torch.tanh((2 * V - 1) @ first + shift)
+        return (torch.tanh(hidden @ second / math.sqrt(_UNITS / 4)) @ last / math.sqrt(_UNITS)).squeeze(-1)
 
     def _valley(self, rng: np.random.Generator) -> tuple[Tensor, Tensor, Tensor, Tensor]:
         """Which dimension, where its bottom is, how steep it is (0: no valley), and how far off its cliff begins."""
@@ -187,6 +221,11 @@ def _near_best(function: _Function, X: Tensor, z: Tensor, count: int, g: torch.G
     anywhere = torch.where(function.categorical, torch.rand(centres.shape, generator=g, dtype=X.dtype), 0.0)
     step = torch.where(function.categorical, anywhere - centres, reach * _normal(g, *centres.shape))
     return function.settle(centres + torch.where(moved, step, 0.0))
+
+
+def _on_grid(y: Tensor, grid: Tensor) -> Tensor:
+    """Rounded to multiples of `grid`, as they are where it is 0."""
+    return torch.where(grid > 0, (y / torch.where(grid > 0, grid, 1.0)).round() * grid, y)
 
 
 def _normal(g: torch.Generator, *shape: int) -> Tensor:

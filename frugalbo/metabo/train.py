@@ -19,14 +19,16 @@ from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 
 from frugalbo.errors import WeightsError
 from frugalbo.metabo.bars import Prediction
-from frugalbo.metabo.priors import Prior
+from frugalbo.metabo.priors import Prior, Tasks
+from frugalbo.metabo.tables import Recorded, read_tables
 from frugalbo.metabo.universal import Universal, UniversalShape
-from frugalbo.metabo.weights import read, save, write
+from frugalbo.metabo.weights import load, read, save, write
 
 CHECKPOINT = "frugalbo.metabo.checkpoint/1"
 _ODD = 1e-3  # the share of outcomes that come from anywhere
@@ -46,6 +48,9 @@ class Training:
         device: `"cpu"` or `"cuda"`.
         network: Its sizes.
         prior: Of tasks.
+        start: A file of weights to begin with; by default new ones.
+        tables: A file of tables (`frugalbo.metabo.tables`) to learn from, too.
+        recorded: The share of batches that come from them.
 
     Raises:
         WeightsError: If a number is not above 0.
@@ -59,12 +64,17 @@ class Training:
     device: str = "cpu"
     network: UniversalShape = field(default_factory=UniversalShape)
     prior: Prior = field(default_factory=Prior)
+    start: str = ""
+    tables: str = ""
+    recorded: float = 0.5
 
     def __post_init__(self) -> None:
         for name in ("steps", "lr", "warmup", "every"):
             value = getattr(self, name)
             if not isinstance(value, (int, float)) or not 0 < value < math.inf:
                 raise WeightsError(f"expected {name} above 0, got {value!r}")
+        if not 0 <= self.recorded <= 1:
+            raise WeightsError(f"expected a share of recorded tasks in [0, 1], got {self.recorded!r}")
 
     @classmethod
     def of(cls, record: Mapping[str, Any]) -> Training:
@@ -118,16 +128,20 @@ def train(training: Training, out: str | Path, observe: Callable[[dict[str, Any]
     beside = out.with_name(out.name + ".checkpoint")
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(training.seed)
-        network = Universal(training.network).to(device)
+        network = Universal(training.network)
+    if training.start:
+        network.load_state_dict(_begin(training).state_dict())
+    network.to(device)
     optimizer = torch.optim.AdamW(network.parameters(), lr=training.lr, weight_decay=1e-3)
     first, before_s, started = 0, 0.0, time.monotonic()
     if beside.exists():
         first, before_s = _restore(beside, training, network, optimizer)
+    tasks = _Source(training)
     losses: list[float] = []
     for i in range(first, training.steps):
         for group in optimizer.param_groups:
             group["lr"] = training.lr * _schedule(i, training)
-        losses.append(_step(network, optimizer, training, i))
+        losses.append(_step(network, optimizer, tasks.draw(i)))
         if (i + 1) % training.every == 0 or i + 1 == training.steps:
             seconds = before_s + time.monotonic() - started
             _checkpoint(beside, training, network, optimizer, i + 1, seconds)
@@ -144,8 +158,30 @@ def loss_of(prediction: Prediction, truth: Tensor) -> Tensor:
     return -torch.logaddexp(math.log1p(-_ODD) + prediction.log_density(truth), math.log(_ODD) + anywhere)
 
 
-def _step(network: Universal, optimizer: torch.optim.Optimizer, training: Training, i: int) -> float:
-    tasks = training.prior.draw(training.seed, i, torch.device(training.device))
+class _Source:
+    """Where batches come from."""
+
+    def __init__(self, training: Training) -> None:
+        self.training, prior, self.recorded = training, training.prior, None
+        if training.tables:
+            tables = read_tables(training.tables)
+            self.recorded = Recorded(tables, prior.most_dims, prior.most_seen, prior.asked, prior.batch)
+
+    def draw(self, i: int) -> Tasks:
+        training, device = self.training, torch.device(self.training.device)
+        if self.recorded is not None and np.random.default_rng([training.seed, i, 2]).random() < training.recorded:
+            return self.recorded.draw(training.seed, i, device)
+        return training.prior.draw(training.seed, i, device)
+
+
+def _begin(training: Training) -> Universal:
+    network = load(training.start).network
+    if network.shape != training.network:
+        raise WeightsError(f"expected weights of {training.network} in {training.start!r}, got {network.shape}")
+    return network
+
+
+def _step(network: Universal, optimizer: torch.optim.Optimizer, tasks: Tasks) -> float:
     prediction = network(tasks.X, tasks.y, tasks.categorical, tasks.Q, tasks.observed)
     loss = loss_of(prediction, tasks.truth.to(prediction.logits)).mean()
     optimizer.zero_grad()

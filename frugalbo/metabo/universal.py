@@ -39,13 +39,13 @@ from torch.nn.functional import gelu, softplus
 
 from frugalbo.errors import ModelError
 from frugalbo.metabo.bars import Bars, Prediction
+from frugalbo.metabo.nearness import differences, matern
 from frugalbo.metabo.network import Block
 
 _DISTANCES = (0.05, 0.15, 0.4)  # of the variogram
 _PSEUDO = 1.0  # pairs with the variance of all, at each distance
 _LEVEL = 1.0  # results that say the level is 0
 _AMPLITUDE = 3.0  # results that say the amplitude is 1
-_SAME = 1e-9
 _REACH = 4.0  # of the buckets, in scales
 _FARTHEST = -8.0  # of the logarithm of a kernel, as attention sees it
 
@@ -161,7 +161,7 @@ class Universal(nn.Module):
             most = self.shape.most_dims
             raise ModelError(f"expected at least 2 results of at most {most} dimensions, got {tuple(X.shape[1:])}")
         X, y = X.double(), y.double()
-        S = _differences(X, X, categorical)
+        S = differences(X, X, categorical)
         dims = self.among_dims.read(gelu(self.dimension(_facts(X, y, S, categorical).to(self.step))))
         pooled = dims.mean(1)
         w = (self.first(dims) - math.log(0.5) - 0.5 * math.log(X.shape[2])).double()
@@ -225,7 +225,7 @@ class Universal(nn.Module):
 
     def kernels_say(self, fit: Fit, Q: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """Of each kernel: nearness to the results (B x H x m x n), mean and variance (B x H x m)."""
-        K = _kernel(_differences(Q, fit.X, fit.categorical), fit.w)
+        K = _between(fit, Q, fit.X)
         mean = fit.level.unsqueeze(-1) + (K @ fit.alpha.unsqueeze(-1)).squeeze(-1)
         left = 1 - ((K @ fit.inverse) * K).sum(-1)
         return K, mean, fit.amplitude.unsqueeze(-1) * left.clamp_min(1e-8)
@@ -234,12 +234,18 @@ class Universal(nn.Module):
 def correlations(fit: Fit, Q: Tensor) -> Tensor:
     """How the kernels' mixture says the outcomes at `Q` (B x q x d) go together; B x q x q."""
     Q = Q.double()
-    K = _kernel(_differences(Q, fit.X, fit.categorical), fit.w)
-    C = _kernel(_differences(Q, Q, fit.categorical), fit.w) - K @ fit.inverse @ K.transpose(-1, -2)
+    K = _between(fit, Q, fit.X)
+    C = _between(fit, Q, Q) - K @ fit.inverse @ K.transpose(-1, -2)
     C = ((fit.weight * fit.amplitude)[..., None, None] * C).sum(1)
     sd = C.diagonal(dim1=-2, dim2=-1).clamp_min(1e-12).sqrt()
     C = C / (sd.unsqueeze(-1) * sd.unsqueeze(-2))
     return C.clamp(-1, 1) * (1 - 1e-6) + 1e-6 * torch.eye(Q.shape[1]).to(C)
+
+
+def _between(fit: Fit, A: Tensor, B: Tensor) -> Tensor:
+    """Each kernel between points B x a x d and B x b x d; B x H x a x b."""
+    relevance = fit.w.exp().transpose(1, 2)  # B x H x d
+    return matern(A.unsqueeze(1), B.unsqueeze(1), relevance, fit.categorical)
 
 
 def _silent(inputs: int, outputs: int) -> nn.Linear:
@@ -248,15 +254,6 @@ def _silent(inputs: int, outputs: int) -> nn.Linear:
     nn.init.zeros_(layer.weight)
     nn.init.zeros_(layer.bias)
     return layer
-
-
-def _differences(A: Tensor, B: Tensor, categorical: Tensor) -> Tensor:
-    """Squared distances in each dimension, B x a x b x d."""
-    apart = A.unsqueeze(2) - B.unsqueeze(1)
-    square = apart * apart
-    if not bool(categorical.any()):
-        return square
-    return torch.where(categorical.to(A.device), (apart.abs() > _SAME).to(A), square)
 
 
 def _kernel(S: Tensor, w: Tensor) -> Tensor:

@@ -1,4 +1,4 @@
-"""Weights on the disk: a state dict, the network's sizes and how they were made, as JSON.
+"""Weights on the disk: a state dict, the network's sizes and how they were made, as JSON, and past studies.
 
 Files are loaded with `weights_only=True`, so a foreign one cannot run anything.
 """
@@ -8,8 +8,8 @@ from __future__ import annotations
 import json
 import os
 import pickle
-from collections.abc import Mapping
-from dataclasses import asdict
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, field
 from functools import cache
 from importlib.resources import files
 from pathlib import Path
@@ -18,6 +18,7 @@ from typing import Any
 import torch
 
 from frugalbo.errors import WeightsError
+from frugalbo.metabo.past import PastStudies
 from frugalbo.metabo.universal import Universal, UniversalShape
 
 FORMAT = "frugalbo.metabo.universal/1"
@@ -26,17 +27,33 @@ SHIPPED = files("frugalbo.metabo") / "universal.pt"
 _BROKEN = (pickle.UnpicklingError, RuntimeError, EOFError, LookupError, ValueError, TypeError, AttributeError)
 
 
-def save(path: str | Path, network: Universal, made: Mapping[str, Any]) -> None:
+@dataclass(frozen=True, slots=True)
+class Knowledge:
+    """What a file holds.
+
+    Args:
+        network: Ready to answer.
+        past: Earlier studies, of any spaces.
+        made: How the network was made, as JSON types.
+    """
+
+    network: Universal
+    past: tuple[PastStudies, ...] = ()
+    made: Mapping[str, Any] = field(default_factory=dict)
+
+
+def save(path: str | Path, network: Universal, made: Mapping[str, Any], past: Sequence[PastStudies] = ()) -> None:
     """Write weights beside their place, then put them there.
 
     Args:
         path: Where to.
         network: Whose weights.
         made: How they were made, as plain JSON types.
+        past: Earlier studies that go with them.
     """
     state = {name: tensor.detach().cpu() for name, tensor in network.state_dict().items()}
     record = {"format": FORMAT, "shape": json.dumps(asdict(network.shape)), "made": json.dumps(made), "state": state}
-    write(path, record)
+    write(path, {**record, "past": [studies.to_record() for studies in past]})
 
 
 def write(path: str | Path, record: Mapping[str, Any]) -> None:
@@ -51,8 +68,8 @@ def write(path: str | Path, record: Mapping[str, Any]) -> None:
     beside.replace(path)
 
 
-def load(path: str | Path) -> tuple[Universal, dict[str, Any]]:
-    """The network of a file, ready to answer, and how it was made.
+def load(path: str | Path) -> Knowledge:
+    """What a file of weights holds.
 
     Raises:
         WeightsError: If there is no such file, or it holds no weights of this network.
@@ -66,7 +83,8 @@ def load(path: str | Path) -> tuple[Universal, dict[str, Any]]:
         raise WeightsError(f"the weights in {str(path)!r} do not fit their network: {error}") from error
     if not all(bool(torch.isfinite(tensor).all()) for tensor in network.state_dict().values()):
         raise WeightsError(f"the weights in {str(path)!r} are not all numbers")
-    return network.eval().requires_grad_(False), made
+    past = tuple(PastStudies.of_record(studies) for studies in record.get("past", ()))
+    return Knowledge(network.eval().requires_grad_(False), past, made)
 
 
 def read(path: str | Path, form: str) -> dict[str, Any]:
@@ -89,6 +107,11 @@ def read(path: str | Path, form: str) -> dict[str, Any]:
 
 
 @cache
+def known(path: str = "") -> Knowledge:
+    """What a file holds, read once; by default the one that comes with this package."""
+    return load(path or str(SHIPPED))
+
+
 def shipped() -> Universal:
     """The network with the weights that come with this package."""
-    return load(str(SHIPPED))[0]
+    return known().network

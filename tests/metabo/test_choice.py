@@ -9,9 +9,13 @@ from studies_of import situation
 
 from frugalbo.acquisition.log_ei_per_cost import LogEIPerCost
 from frugalbo.errors import FrugalWarning
-from frugalbo.metabo.acquisition import choose_metabo, network_chances, process_chances, weight
+from frugalbo.metabo.acquisition import choose_metabo, network_chances, process_chances, weight, weights
+from frugalbo.metabo.nearness import matern
+from frugalbo.metabo.past import Past, PastModel, PastStudies
 from frugalbo.metabo.universal import Universal, UniversalShape
 from frugalbo.models.objective import fit_objective
+from frugalbo.parameter import Float
+from frugalbo.space import Space
 
 SHAPE = UniversalShape(kernels=2, width=14, layers=1, dims_width=10, most_dims=7, most_seen=23)
 
@@ -119,3 +123,50 @@ def test_dimensions_that_never_vary_do_not_count():
 
 def test_beyond_what_it_was_trained_for_the_process_is_asked():
     assert choose_metabo(situation(bowl, 29, 2), network()).why["network"] == 0
+
+
+def past_of(function, d, names=("a",)):
+    """A study of this function on the cube."""
+    space = Space({f"x{i}": Float(0, 1) for i in range(d)})
+    Z = torch.from_numpy(np.random.default_rng(9).random((67, d)))
+    ones, none = torch.ones(d, dtype=torch.float64), torch.zeros(d, dtype=torch.bool)
+    y = torch.as_tensor(function(Z)).reshape(-1, 1)
+    weights = torch.linalg.solve(matern(Z, Z, ones, none) + 1e-8 * torch.eye(67), y)
+    studies = PastStudies(names, space, Z, ones, weights, torch.zeros(1, dtype=torch.float64), Z[0])
+    return Past.of([studies], space)
+
+
+def test_the_past_is_the_third_of_the_mixture():
+    s, net, past = situation(bowl, 11, 3), network(), past_of(bowl, 3)
+    chosen = choose_metabo(s, net, past)
+    X, model = s.pool[:9].unsqueeze(-2), s.objective.model
+    p = weights(net, s.objective, torch.arange(3), PastModel(past, model.seen, model.train_targets))
+    assert [chosen.why["network"], chosen.why["past"]] == p[1:].numpy().round(4).tolist()
+    none = torch.zeros(3, dtype=torch.bool)
+    said = net(model.seen[None], model.train_targets[None], none, X[:, 0][None], False).log_improvement(s.best())[0]
+    earlier = PastModel(past, model.seen, model.train_targets).log_improvement(X[:, 0], s.best())
+    process = LogEIPerCost(model, s.best(), maximize=False)(X)
+    expected = torch.logsumexp(p.log().unsqueeze(-1) + torch.stack([process, said.double(), earlier]), dim=0)
+    torch.testing.assert_close(chosen.value(X), expected, rtol=1e-3, atol=1e-3)
+
+
+def test_a_past_that_holds_counts_and_one_that_does_not_counts_for_little():
+    s, net = situation(bowl, 11, 3), network()
+    fits, odd = (choose_metabo(s, net, past_of(f, 3)).why["past"] for f in (bowl, lambda U: torch.sin(40 * U).sum(1)))
+    assert fits > 0.5
+    assert odd < fits
+
+
+def test_before_anything_is_known_the_past_counts_three_times_as_much():
+    s, net, past = situation(bowl, 2, 3), network(), past_of(bowl, 3)
+    why = choose_metabo(s, net, past).why
+    assert why["past"] == pytest.approx(0.6)
+    assert why["network"] == pytest.approx(0.2)
+
+
+def test_where_the_network_cannot_be_asked_the_past_still_counts():
+    s, past = situation(bowl, 29, 2), past_of(bowl, 2)
+    chosen = choose_metabo(s, network(), past)
+    assert chosen.why["network"] == 0
+    assert list(chosen.why["past_studies"]) == ["a"]
+    assert torch.isfinite(chosen.value(s.pool[:9].unsqueeze(-2))).all()

@@ -29,7 +29,7 @@ def test_weights_are_made_from_a_file_of_settings(tmp_path, capsys):
     (tmp_path / "t.toml").write_text(CONFIG)
     assert main(["metabo", "train", "--config", str(tmp_path / "t.toml"), "--out", str(tmp_path / "w.pt")]) == 0
     assert [json.loads(line)["step"] for line in capsys.readouterr().out.splitlines()] == [2, 3]
-    assert load(tmp_path / "w.pt")[1]["training"]["steps"] == 3
+    assert load(tmp_path / "w.pt").made["training"]["steps"] == 3
 
 
 @pytest.mark.parametrize(("text", "message"), [("speed = 3", "unknown setting 'speed'"), ("", "expected steps")])

@@ -34,7 +34,7 @@ def test_a_training_that_was_interrupted_makes_the_same_weights(tmp_path):
     lines = []
     train(TRAINING, tmp_path / "resumed.pt", lines.append)
     assert [line["step"] for line in lines] == [6, 7]
-    a, b = (load(tmp_path / f"{name}.pt")[0].state_dict() for name in ("straight", "resumed"))
+    a, b = (load(tmp_path / f"{name}.pt").network.state_dict() for name in ("straight", "resumed"))
     for name in a:
         assert torch.equal(a[name], b[name]), name
 
@@ -91,7 +91,8 @@ def test_weights_survive_the_disk_with_how_they_were_made(tmp_path):
     network = Universal(SHAPE)
     torch.nn.init.normal_(network.predict.weight)
     save(tmp_path / "w.pt", network, {"seed": 5})
-    loaded, made = load(tmp_path / "w.pt")
+    found = load(tmp_path / "w.pt")
+    loaded, made = found.network, found.made
     assert made == {"seed": 5}
     assert loaded.shape == SHAPE
     assert torch.equal(loaded.predict.weight, network.predict.weight)
