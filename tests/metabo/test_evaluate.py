@@ -1,5 +1,6 @@
 """Races on tables, their summary, and the command."""
 
+import itertools
 import json
 
 import numpy as np
@@ -37,7 +38,7 @@ def test_every_method_starts_at_the_same_rows_and_finds_the_best_when_all_are_tr
         assert mine[0][0] == pytest.approx(mine[1][0], abs=1e-6)
         for curve in mine:
             assert curve[-1] == 0
-            assert all(b <= a + 1e-12 for a, b in zip(curve, curve[1:], strict=False))
+            assert all(b <= a + 1e-12 for a, b in itertools.pairwise(curve))
 
 
 def test_several_processes_say_what_one_says(tables):
