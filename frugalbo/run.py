@@ -21,6 +21,7 @@ from frugalbo.budget.cost import CostModel, CostPrediction, Predictor, predictor
 from frugalbo.budget.ledger import Balance
 from frugalbo.budget.stated import CostPrior
 from frugalbo.executors.base import Executor, Segment
+from frugalbo.retry import due_at, judged
 from frugalbo.scheduler.base import Finish, Preparing, Resume, Scheduler, Start, Stop, Watching
 from frugalbo.session import OpenStudy
 from frugalbo.slot import Slot
@@ -68,6 +69,7 @@ class RunLoop:
     _luck: _Luck = field(default_factory=lambda: _Luck(), init=False)
     _calm_at: float = field(default=math.inf, init=False)
     _waiting: list[Event] = field(default_factory=list, init=False)
+    _held_back: dict[int, float] = field(default_factory=dict, init=False)  # trial -> when it may go on
 
     def run(self) -> str:
         """Spend the budget; returns why it ended, in a sentence.
@@ -93,7 +95,8 @@ class RunLoop:
                 self._calm_at = time.monotonic() + _CALM_S
             self._show()
             free = len(self.executor.free_slots())
-            if not self.study.count(Status.RUNNING) and (reason or free == len(self.executor.slots)):
+            is_idle = free == len(self.executor.slots) and not self._held_back
+            if not self.study.count(Status.RUNNING) and (reason or is_idle):
                 return (
                     _too_cheap(self.study)
                     or reason
@@ -107,16 +110,19 @@ class RunLoop:
                 return PAUSED
             self._watch()
             # A slot that was taken away comes back without a word.
-            settled = ended or len(self.executor.free_slots()) > free
+            settled = ended or len(self.executor.free_slots()) > free or self._is_one_due()
             if not settled:
                 self._prepare()
+
+    def _is_one_due(self) -> bool:
+        return any(due <= self.executor.now() for due in self._held_back.values())
 
     def _wait(self) -> bool:
         """Take in what happened; returns whether a segment ended."""
         if not self._waiting:
             self._waiting += self.executor.wait(_TICK_S)
         events, self._waiting = self._waiting, []
-        self._record(*events)
+        self._record(*(self._judged(event) for event in events))
         if not events:
             self.study.renew()
         return any(isinstance(event, Ended) for event in events)
@@ -145,7 +151,7 @@ class RunLoop:
 
     def _dispatch(self) -> None:
         """Ask for decisions and carry them out, until no slot is free or nothing more is affordable."""
-        self._refused, self._is_finished = "", False
+        self._refused, self._is_finished, self._held_back = "", False, {}
         slots = self._open_slots()
         if not slots:
             return
@@ -181,6 +187,9 @@ class RunLoop:
             params, planned, why = decision.params, decision.planned, decision.why
         else:
             paused = self.study.trials[decision.trial]
+            if (due := due_at(paused)) > self.executor.now():
+                self._held_back[paused.number] = due
+                return
             trial, segment, start = paused.number, len(paused.starts), paused.checkpoint
             params, planned, why = paused.params, paused.planned, {**decision.why, "resumed": f"from step {start}"}
         slot, until = decision.slot, decision.until
@@ -218,6 +227,9 @@ class RunLoop:
             return None
         return found.cap_s, found.held
 
+    def _judged(self, event: Event) -> Event:
+        return judged(self.study, event) if isinstance(event, Ended) else event
+
     def _record(self, *events: Event) -> None:
         self.study.record(*events)
         if self.observe is not None:
@@ -236,7 +248,8 @@ class RunLoop:
         for trial in self.study.with_status(Status.RUNNING):
             left = self.executor.recover(trial.starts[-1], trial_folder(self.folder, trial.number))
             # The executor does not know which reports reached the journal before the crash.
-            self._record(*(e for e in left if not isinstance(e, Reported) or e.step > trial.reached[-1]))
+            late = (e for e in left if not isinstance(e, Reported) or e.step > trial.reached[-1])
+            self._record(*(self._judged(event) for event in late))
 
     def _interrupt(self) -> None:
         for trial in self.study.with_status(Status.RUNNING):

@@ -52,6 +52,31 @@ class Failure(StrEnum):
     MEMORY = "out of memory"  # it reached its cap on memory
 
 
+class Cause(StrEnum):
+    """What is to blame for an attempt that did not bring what it was granted for.
+
+    A `Failure` is what was seen of the job; this tells whether another attempt deserves its price (`frugalbo.retry`).
+    """
+
+    MEMORY = "out of memory"
+    DIVERGED = "diverged"
+    PREEMPTED = "pre-empted"  # its device was taken away, as was agreed
+    INFRASTRUCTURE = "infrastructure"  # a node, a supervisor or the controller died under it
+    TIMEOUT = "timeout"
+    BUG = "bug in the job"
+    USER = "killed by user"  # also by who ends the run
+
+
+_BLAME = {
+    Failure.ERROR: Cause.BUG,
+    Failure.KILLED: Cause.USER,
+    Failure.DIVERGED: Cause.DIVERGED,
+    Failure.NO_RESULT: Cause.BUG,
+    Failure.TIMEOUT: Cause.TIMEOUT,
+    Failure.MEMORY: Cause.MEMORY,
+}
+
+
 @dataclass(frozen=True, slots=True)
 class Started:
     """A segment was granted; `held` is set aside for it.
@@ -96,6 +121,7 @@ class Ended:
         checkpoint: The step from which the trial could go on; 0 if only from scratch.
         message: The reason in a sentence, for people.
         log_tail: The end of what the job printed.
+        cause: What is to blame; where it is not said, as in older journals, what the failure suggests.
     """
 
     trial: int
@@ -107,6 +133,11 @@ class Ended:
     failure: Failure | None = None
     message: str = ""
     log_tail: str = ""
+    cause: Cause | None = None
+
+    def __post_init__(self) -> None:
+        if self.cause is None and self.failure is not None:
+            object.__setattr__(self, "cause", _BLAME[self.failure])
 
 
 Event = Started | Reported | Ended
@@ -163,6 +194,7 @@ def event_from_json(record: Mapping[str, Any]) -> Event:
         if cls is Ended:
             found["outcome"] = Outcome(found["outcome"])
             found["failure"] = Failure(found["failure"]) if found["failure"] else None
+            found["cause"] = Cause(found["cause"]) if found.get("cause") else None  # older journals have none
         return cls(**found)
     except (KeyError, TypeError, ValueError, AttributeError) as error:
         raise StudyError(f"expected an event as written by event_to_json: {error!r} in {record!r}") from error

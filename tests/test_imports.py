@@ -30,6 +30,7 @@ LAYERS = [
     ["metabo"],
     ["propose"],
     ["session"],
+    ["retry"],
     ["scheduler", "executors"],  # deciding and executing do not know of each other
     ["run"],
     [
@@ -82,7 +83,7 @@ ONLY_IN = {
     "botorch": HEAVY,
     "gpytorch": HEAVY,
     "scipy": HEAVY | {"report.importance", "rollouts", "propose.standings"},
-    "ray": set(),
+    "ray": {"executors.ray_seat"},  # only actors import it at once
     "pytest": {"testing"},
     "hypothesis": {"testing"},
 }

@@ -17,7 +17,7 @@ from frugalbo.executors import runner
 from frugalbo.executors.base import Segment
 from frugalbo.executors.recovery import recover_segment
 from frugalbo.executors.segments import ReportReader, ReportWriter, SegmentFolder, absolute, cost_of
-from frugalbo.executors.verdict import Seen, judge
+from frugalbo.executors.verdict import Seen, blame, judge
 from frugalbo.executors.warm import load_function
 from frugalbo.problem import IN_MEMORY, Problem, job_address
 from frugalbo.slot import Slot
@@ -142,6 +142,7 @@ class InlineExecutor:
             checkpoint=files.checkpoint(segment.until),
             failure=failure,
             message=message,
+            cause=blame(outcome, failure, seen),
         )
         files.write_receipt(ended)
         return [*reports, ended]

@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+import math
 import os
 import select
 import shutil
@@ -71,6 +72,7 @@ class LocalExecutor:
         grace_s: What a job may take from being asked to end until it is killed; at the cap it is
             asked before, at most a tenth of the cap, and killed at the cap.
         preload: Modules that are loaded once for all segments, where they are installed.
+        pin: Whether each CPU slot keeps to cores of its own; not where other executors share the machine.
 
     Raises:
         ExecutorError: If slots have the same name or share a core. On entering, if the job cannot
@@ -84,6 +86,7 @@ class LocalExecutor:
         *,
         grace_s: float = 1.5,
         preload: Sequence[str] = ("torch",),
+        pin: bool = True,
     ) -> None:
         self._problem = problem
         self._slots = tuple(local_slots() if slots is None else slots)
@@ -91,7 +94,7 @@ class LocalExecutor:
             raise ExecutorError(f"expected slots with different names, got {[slot.name for slot in self._slots]}")
         if not grace_s >= 0:
             raise ExecutorError(f"expected a grace of at least 0 s, got {grace_s!r}")
-        self._cores = assign_cores(self._slots)
+        self._cores = assign_cores(self._slots) if pin else {slot.name: None for slot in self._slots}
         self._visible = visible_devices() if any(slot.kind == "cuda" for slot in self._slots) else []
         self._grace_s = grace_s
         self._preload = tuple(preload)
@@ -199,7 +202,7 @@ class LocalExecutor:
 
     def cancel(self, trial: int, outcome: Outcome = Outcome.STOPPED) -> None:
         """Ask a running trial to end; one that reached its end meanwhile is still `COMPLETED` or `PAUSED`."""
-        for running in self._running.values():
+        for running in list(self._running.values()):  # also from another thread than the one that waits
             if running.segment.trial == trial:
                 self._ask(running, outcome)
 
@@ -207,7 +210,7 @@ class LocalExecutor:
         """The events since the last call; waits for the first of them, at most `timeout_s`."""
         give_up = time.monotonic() + timeout_s
         self._collect()
-        while self._running and not self._events and (left := give_up - time.monotonic()) > 0:
+        while self._wake is not None and not self._events and (left := give_up - time.monotonic()) > 0:
             self._sleep(left)
             self._collect()
         events, self._events = self._events, []
@@ -250,7 +253,7 @@ class LocalExecutor:
         if self._is_forked_beside_threads():
             segment = replace(segment, slot=replace(segment.slot, threads=1))
         slot = segment.slot
-        visible = self._visible[slot.index : slot.index + slot.devices] if slot.kind == "cuda" else []
+        visible = self._visible[slot.index : slot.index + math.ceil(slot.devices)] if slot.kind == "cuda" else []
         return Orders(
             segment=segment,
             run=self._run,

@@ -15,7 +15,7 @@ from frugalbo.executors.segments import BEAT_S, Orders, ReportReader, SegmentFol
 from frugalbo.executors.supervisor import NAME
 from frugalbo.executors.verdict import judge_silent
 from frugalbo.slot import Slot
-from frugalbo.study import Ended, Event, Started
+from frugalbo.study import Cause, Ended, Event, Outcome, Started
 
 # How much longer than its grace a supervisor may need to end a job and write its receipt.
 _RECEIPT_S = 3.0
@@ -62,6 +62,7 @@ def end_unseen(
         failure=failure,
         message=message,
         log_tail=files.log_tail(),
+        cause=Cause.INFRASTRUCTURE if outcome == Outcome.INTERRUPTED else None,
     )
 
 

@@ -23,7 +23,7 @@ from frugalbo.executors.base import Segment
 from frugalbo.executors.curve import Curve, Disturbance, Hazards, Simulate
 from frugalbo.problem import Problem
 from frugalbo.slot import Slot
-from frugalbo.study import Ended, Event, Failure, Outcome, Reported, Started
+from frugalbo.study import Cause, Ended, Event, Failure, Outcome, Reported, Started
 
 __all__ = ["Curve", "Disturbance", "Hazards", "SimulatedExecutor"]
 
@@ -115,11 +115,12 @@ class SimulatedExecutor:
             heapq.heappush(self._agenda, (self._now, next(self._ages), run))
 
     def wait(self, timeout_s: float = math.inf) -> Sequence[Reported | Ended]:
-        """The events of the next instant at which there are any; the time-out is virtual and so ignored.
+        """The events of the next instant at which there are any, however far off that is.
 
-        None, where all that happens then is that a slot comes back, or nothing runs.
+        None, where all that happens then is that a slot comes back; nor where nothing will happen: the time-out passes.
         """
-        del timeout_s
+        if not self._agenda and math.isfinite(timeout_s):
+            self._now += timeout_s
         events: list[Reported | Ended] = []
         is_found = False
         while self._agenda and (not is_found or self._agenda[0][0] <= self._now):
@@ -141,7 +142,12 @@ class SimulatedExecutor:
         most = [held / rate for name, rate in rates.items() if rate and (held := getattr(started.held, name))]
         seconds = min([max(0.0, self._now - started.at), *most])
         used = _cost(slot, seconds, is_first=started.segment == 0)
-        return [Ended(started.trial, started.segment, Outcome.INTERRUPTED, used, self._now, message="controller died")]
+        return [
+            Ended(
+                started.trial, started.segment, Outcome.INTERRUPTED, used, self._now, message="controller died",
+                cause=Cause.INFRASTRUCTURE,
+            )
+        ]  # fmt: skip
 
     def __enter__(self) -> Self:
         return self
@@ -180,10 +186,12 @@ class SimulatedExecutor:
         if cut_s == taken_s:
             every = self._hazards.checkpoint_every
             saved = max((e.step for e in seen if e.step % every == 0), default=segment.start)
-            last = self._end(segment, self._now, cut_s, Outcome.INTERRUPTED, saved, None, "its slot was taken away")
+            why = "its slot was taken away"
+            last = self._end(segment, self._now, cut_s, Outcome.INTERRUPTED, saved, None, why, Cause.PREEMPTED)
         elif cut_s == failed_s:
             why = "its device failed"
-            last = self._end(segment, self._now, cut_s, Outcome.FAILED, step, Failure.KILLED, why)
+            blamed = Cause.INFRASTRUCTURE
+            last = self._end(segment, self._now, cut_s, Outcome.FAILED, step, Failure.KILLED, why, blamed)
         else:
             why = f"it was not done after the {segment.cap_s:.4g} s that it was granted"
             last = self._end(segment, self._now, cut_s, Outcome.FAILED, step, Failure.TIMEOUT, why)
@@ -228,9 +236,10 @@ class SimulatedExecutor:
         step: int,
         failure: Failure | None = None,
         why: str = "",
+        cause: Cause | None = None,
     ) -> Ended:
         used = _cost(segment.slot, after, is_first=segment.number == 0)
-        return Ended(segment.trial, segment.number, outcome, used, began + after, step, failure, why)
+        return Ended(segment.trial, segment.number, outcome, used, began + after, step, failure, why, cause=cause)
 
 
 def _cost(slot: Slot, seconds: float, *, is_first: bool) -> Cost:

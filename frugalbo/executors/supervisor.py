@@ -25,7 +25,7 @@ from typing import Any, NoReturn
 from frugalbo.executors import processes, runner
 from frugalbo.executors.output import ReportParser
 from frugalbo.executors.segments import BEAT_S, BoundedLog, Orders, ReportReader, ReportWriter, SegmentFolder, cost_of
-from frugalbo.executors.verdict import Reason, Seen, judge
+from frugalbo.executors.verdict import Reason, Seen, blame, judge
 from frugalbo.study import Ended, Failure, event_to_json
 
 NAME = "frugalbo-watch"
@@ -142,7 +142,7 @@ class Supervisor:
                 self._job.start(self._path)
                 self._watch()
             else:
-                self._asked = "interrupt"
+                self._asked = "orphaned"
         except OSError as error:  # such as a full disk
             message = f"it could not be watched: {error}"
             self._result = json.dumps({"failure": Failure.ERROR, "message": message}).encode()
@@ -152,7 +152,7 @@ class Supervisor:
 
     def _listen_to_all(self) -> bool:
         """Hear of signals, children, the controller and the job; whether there is a controller still."""
-        signal.signal(signal.SIGTERM, lambda *_: self._ask("interrupt"))
+        signal.signal(signal.SIGTERM, lambda *_: self._ask("orphaned"))
         signal.signal(signal.SIGCHLD, lambda *_: None)  # so that the next line hears of it
         self._signals, writer = socket.socketpair()
         self._signals.setblocking(False)
@@ -312,6 +312,7 @@ class Supervisor:
             failure=failure,
             message=message,
             log_tail=self._folder.log_tail(),
+            cause=blame(outcome, failure, seen),
         )
 
     def _listen(self, fd: int, call: Callable[[], object]) -> None:
@@ -335,14 +336,15 @@ class Supervisor:
             text = b""
         if b"cancel" in text:
             self._ask("cancel")
-        if b"interrupt" in text or not text:
+        if b"interrupt" in text:
             self._ask("interrupt")
         if not text:
+            self._ask("orphaned")
             self._selector.unregister(self._control.fileno())
 
     def _lose_controller(self, death: int) -> None:
         self._ignore(death)
-        self._ask("interrupt")
+        self._ask("orphaned")
 
     def _read(self, fd: int) -> bool:
         """Take in what the job wrote, a piece of it; whether there may be more."""

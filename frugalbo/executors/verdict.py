@@ -9,10 +9,12 @@ from typing import Literal
 
 from frugalbo.executors.base import Segment
 from frugalbo.executors.segments import clean, diverged, reached
-from frugalbo.study import Failure, Outcome, Reported
+from frugalbo.study import Cause, Failure, Outcome, Reported
 
-# Why the supervisor ended the job, if it did.
-Reason = Literal["cancel", "interrupt", "timeout", "memory", "diverged"]
+# Why the supervisor ended the job, if it did: `orphaned` if not because its controller asked it to.
+Reason = Literal["cancel", "interrupt", "orphaned", "timeout", "memory", "diverged"]
+# What a process sends itself by a mistake of its own.
+_FAULTS = (signal.SIGSEGV, signal.SIGABRT, signal.SIGBUS, signal.SIGFPE, signal.SIGILL)
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,7 +55,18 @@ def judge(
         return Outcome.STOPPED, None, "the scheduler gave it up"
     if seen.asked == "interrupt":
         return Outcome.INTERRUPTED, None, "the run ended before the segment did"
+    if seen.asked == "orphaned":
+        return Outcome.INTERRUPTED, None, "who ran it died before the segment ended"
     return (Outcome.FAILED, *_failure(segment, objective, reports, seen))
+
+
+def blame(outcome: Outcome, failure: Failure | None, seen: Seen) -> Cause | None:
+    """What is to blame, where the kind of failure does not say it."""
+    if outcome == Outcome.INTERRUPTED:
+        return Cause.INFRASTRUCTURE if seen.asked == "orphaned" else Cause.USER
+    if failure == Failure.KILLED and seen.exit_code is not None and -seen.exit_code in _FAULTS:
+        return Cause.BUG
+    return None
 
 
 def judge_silent(
