@@ -116,6 +116,21 @@ def test_costs_count():
     assert max(spent[-3:]) < max(spent[:3])
 
 
+def test_a_cost_that_was_not_told_is_asked_for_once_and_can_be_told():
+    """The budget would never be spent; a trial that failed may have cost nothing."""
+    made = with_ours(client(), method="sobol", budget="60s")
+    for index, p in made.get_next_trials(3).items():
+        if index < 2:
+            made.complete_trial(index, {"loss": loss(p)} | ({"device_seconds": 7.0} if index else {}))
+    made.mark_trial_failed(2)
+    with pytest.raises(StudyError, match=r"without 'device_seconds'.*trials \[0\]; tell it by client\.attach_data\(0"):
+        made.get_next_trials(1)
+    assert len(experiment(made).trials) == 3
+    made.attach_data(0, {"device_seconds": 9.0})
+    assert made.get_next_trials(1).keys() == {3}
+    assert fa.from_ax(made, budget="60s").ledger.balance()["device_seconds"].spent == 16.0
+
+
 def test_a_node_can_follow_another_and_survives_json():
     from ax.generation_strategy.generation_node import GenerationNode
     from ax.generation_strategy.generation_strategy import GenerationStrategy

@@ -16,6 +16,7 @@ near the best known; what is learned is learned from all trials.
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -28,6 +29,7 @@ from ax.core.data import Data
 from ax.core.experiment import Experiment
 from ax.core.generator_run import GeneratorRun
 from ax.core.observation import ObservationFeatures
+from ax.core.trial import Trial as AxTrial
 from ax.core.types import TParameterization
 from ax.exceptions.generation_strategy import GenerationStrategyCompleted
 from ax.generation_strategy.external_generation_node import ExternalGenerationNode
@@ -42,7 +44,7 @@ from frugalbo.budget.stated import StatedCost
 from frugalbo.budget.worth import MinGain
 from frugalbo.errors import BudgetError, SpaceError, StudyError
 from frugalbo.integrations.ax.convert import COST_METRIC, check_counted, from_ax, problem_of
-from frugalbo.integrations.ax.record import KEY, SLOT
+from frugalbo.integrations.ax.record import KEY, SLOT, recorded, rows_of
 from frugalbo.propose import LIGHT, METHODS, MethodError, Proposer, make_proposer
 from frugalbo.propose.bo import BayesianProposer
 from frugalbo.propose.evidence import Evidence
@@ -152,6 +154,7 @@ class FrugalNode(ExternalGenerationNode):
         if n is not None and n != 1:
             raise StudyError(f"expected one configuration a trial, got a batch of {n}: ask for {n} trials instead")
         began = time.monotonic()
+        self._check_costs(experiment)
         study = self.study_of(experiment)
         _, translation = problem_of(experiment)
         for pending in _parameters(pending_observations):
@@ -174,6 +177,22 @@ class FrugalNode(ExternalGenerationNode):
             gen_metadata={KEY: suggestion.why},
             generator_key=self.name,
         )
+
+    def _check_costs(self, experiment: Experiment) -> None:
+        """Refuse to go on while a trial has cost nobody knows what, and the budget is of that."""
+        if not {"device_seconds", "dollars"} & set(self.budget or {}):
+            return
+        costs = {
+            index: [metrics.get(self.cost_metric, math.nan) for metrics in steps.values()]
+            for index, steps in rows_of(experiment.lookup_data()).items()
+        }
+        told = [index for index, found in costs.items() if any(0 <= cost < math.inf for cost in found)]
+        done = [t for t in experiment.trials.values() if isinstance(t, AxTrial) and t.status.is_completed]
+        if missing := [t.index for t in done if t.index not in told and not recorded(t)]:
+            raise StudyError(
+                f"completed without {self.cost_metric!r}, of which the budget is: trials {missing}; tell it by "
+                f"client.attach_data({missing[0]}, {{{self.cost_metric!r}: ...}})"
+            )
 
     def _proposer(self, study: Study, fixed: Params) -> Proposer:
         min_gain = None if self.min_gain is None else MinGain.of(self.min_gain)
