@@ -14,6 +14,11 @@ run took, `lost` the share of the work that was done twice, or to start.
 | `rounds` | successive halving: near a round's end fewer trials than slots | the same |
 | `busy` | random trials to the end: every slot always has work | the same |
 | `spot` | 8 trials for 12 slots | own 1 USD, spot 0.6 USD, taken away every four hours |
+| `hours 48` | as `busy`, and 48 hours on the clock are allowed | as `busy` |
+| `hours 24` | the same, with 24 hours | the same |
+| `hours 12` | the same, with 12 hours | the same |
+
+In the last three a fourth rule, `impatient`, places by prices and leaves no slot idle.
 """
 
 from __future__ import annotations
@@ -43,7 +48,7 @@ from frugalbo.pool import Pool, budgets_of
 from frugalbo.problem import Fidelity, Minimize, Problem
 from frugalbo.propose import make_proposer
 from frugalbo.run import RunLoop
-from frugalbo.scheduler import make_scheduler
+from frugalbo.scheduler import make_scheduler, purse
 from frugalbo.session import OpenStudy
 from frugalbo.slot import Slot
 from frugalbo.space import Float, Params, Space
@@ -65,9 +70,12 @@ CASES: dict[str, tuple[str, Sequence[Pool], float, Budget]] = {
     "rounds": ("sh", (FAST, SLOW), 0.0, Budget(dollars=200.0)),
     "busy": ("fixed", (FAST, SLOW), 0.0, Budget(dollars=200.0)),
     "spot": ("fixed", (OWN, SPOT), 0.25, Budget(dollars=200.0, evaluations=8)),
+} | {
+    f"hours {hours}": ("fixed", (FAST, SLOW), 0.0, Budget(dollars=200.0, wall_seconds=3600.0 * hours))
+    for hours in (48, 24, 12)
 }
 STEP_S = 600.0  # of width 1
-RULES = ("prices", "dear first", "cheap first")
+RULES = ("prices", "dear first", "cheap first", "impatient")
 
 
 def measure(case: str, rule: str, seed: int) -> dict[str, Any]:
@@ -86,8 +94,9 @@ def measure(case: str, rule: str, seed: int) -> dict[str, Any]:
     hazards = Hazards(preemptions_per_hour=taken, seed=seed)
     executor = SimulatedExecutor(PROBLEM, simulated_slots(pools), curve, start_up_s=10.0, hazards=hazards)
     proposer = make_proposer("random", PROBLEM, seed=seed)
-    in_line = nullcontext() if rule == "prices" else patch.object(Market, "ranked", _in_line)
-    with in_line:
+    in_line = nullcontext() if rule in ("prices", "impatient") else patch.object(Market, "ranked", _in_line)
+    hasty = patch.object(purse, "left_idle", lambda *_: set()) if rule != "prices" else nullcontext()
+    with in_line, hasty:
         RunLoop(study, make_scheduler(scheduler, proposer, costs), executor, costs, Path("unused")).run()
     trials = study.trials.values()
     pairs = [pair for trial in trials for pair in zip(trial.starts, trial.ends, strict=True)]
@@ -149,7 +158,7 @@ def main() -> None:
         "python": platform.python_version(),
     }
     for case in arguments.cases:
-        for rule in RULES:
+        for rule in RULES if case.startswith("hours") else RULES[:-1]:
             for seed in range(arguments.seeds):
                 record = {**where, **measure(case, rule, seed)}
                 print(json.dumps(record), flush=True)

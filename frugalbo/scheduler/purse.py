@@ -4,7 +4,8 @@ Each decision is quoted by the rule of `frugalbo.budget.afford`, by which the ru
 what it would hold is set aside before the next: so what is decided together can be paid together.
 
 Of slots in different pools the one is taken where the work is charged least at the prices in force
-(`frugalbo.budget.price`), and can be paid for; without pools, the first in line.
+(`frugalbo.budget.price`), and can be paid for; without pools, the first in line. Where there is time, slots of dear
+pools are left idle (`frugalbo.scheduler.patience`).
 """
 
 from __future__ import annotations
@@ -21,6 +22,7 @@ from frugalbo.budget.ledger import Balance
 from frugalbo.budget.price import Market
 from frugalbo.propose.base import Proposer, Suggestion, key_of
 from frugalbo.scheduler.base import Decision, Finish, Resume, Start
+from frugalbo.scheduler.patience import left_idle
 from frugalbo.slot import Slot
 from frugalbo.space import Params
 from frugalbo.study import Study, Trial
@@ -58,6 +60,8 @@ class Purse:
         cost_model: CostModel | None,
         trial_cap_s: float | None = None,
     ) -> None:
+        if idle := left_idle(study, balance, slots):
+            slots = [slot for slot in slots if slot.pool not in idle]
         self.balance = balance
         self.waiting = len(slots)
         self._slots = slots
