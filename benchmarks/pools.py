@@ -70,9 +70,10 @@ CASES: dict[str, tuple[str, Sequence[Pool], float, Budget]] = {
     "rounds": ("sh", (FAST, SLOW), 0.0, Budget(dollars=200.0)),
     "busy": ("fixed", (FAST, SLOW), 0.0, Budget(dollars=200.0)),
     "spot": ("fixed", (OWN, SPOT), 0.25, Budget(dollars=200.0, evaluations=8)),
-} | {
-    f"hours {hours}": ("fixed", (FAST, SLOW), 0.0, Budget(dollars=200.0, wall_seconds=3600.0 * hours))
-    for hours in (48, 24, 12)
+    **{
+        f"hours {hours}": ("fixed", (FAST, SLOW), 0.0, Budget(dollars=200.0, wall_seconds=3600.0 * hours))
+        for hours in (48, 24, 12)
+    },
 }
 STEP_S = 600.0  # of width 1
 RULES = ("prices", "dear first", "cheap first", "impatient")

@@ -93,12 +93,13 @@ class Together:
 
     def summary(self) -> str:
         """What each problem reached, and how the budget was shared out, as plain text."""
-        limits = [name for name in self.budget.limits() if name != "memory_bytes"]
+        limits = self.budget.limits()
+        limits.pop("memory_bytes", None)
         lines = [f"{len(self.reports)} problems, {len(self.turns())} turns: {self.stop_reason}", ""]
         for name, report in self.reports.items():
             lines.append(f"{name} ({report.run_id}): {wording.headline(report.study)}")
-        for resource in limits:
-            spent, total = self.spent(resource), self.budget.limits()[resource]
+        for resource, total in limits.items():
+            spent = self.spent(resource)
             parts = [f"{name} {wording.amount(resource, s)} ({wording.share(s, total)})" for name, s in spent.items()]
             left = max(0.0, total - math.fsum(spent.values()))
             lines += [
@@ -254,9 +255,15 @@ class _Turns:
             return None if following(now, study.balance(), worth, closed) == name else TURN_OVER
 
         return take_turn(
-            records[name].id, self.storage, self.problems.get(name), budget, over=over, observe=self.observe,
-            elsewhere=spent_elsewhere(others.values()), executor=self.executors and self.executors[name],
-        )  # fmt: skip
+            records[name].id,
+            self.storage,
+            self.problems.get(name),
+            budget,
+            elsewhere=spent_elsewhere(others.values()),
+            over=over,
+            executor=None if self.executors is None else self.executors[name],
+            observe=self.observe,
+        )
 
 
 def joint(studies: Iterable[Study], budget: Budget) -> Balance:
