@@ -5,9 +5,10 @@ are a factor of `eta` = 3 apart, and one in `keep` = 4 goes on. So more of the b
 configurations, which from a model that learns from the ranks of all that were held (`frugalbo.propose.standings`) get
 better from one to the next.
 
-Where the space is finite and the budget pays for a ladder of all that is in it, with one in `eta` going on, there is
-nothing to look for elsewhere, and what is not spent on going on is lost. So all begin first; then, from the lowest rung
-up, one in `k` goes on, with the `k` for which the ladder of all N configurations takes the whole budget:
+Where the space is finite and the budget pays for a ladder of all that is in it, with one in `eta` going on and three
+getting to the end, there is nothing to look for elsewhere, and what is not spent on going on is lost. So all begin
+first; then, from the lowest rung up, one in `k` goes on, with the `k` for which the ladder of all N configurations
+takes the whole budget:
 
     N sum_j c_j k^-j = budget,    c_j: the mean cost of the way from rung j - 1 to rung j
 
@@ -46,6 +47,7 @@ from frugalbo.study import Status, Study, Trial
 _LATEST: Final = 8  # trials by which the cost of the next one is judged
 _SEVERAL: Final = 16  # trials by which the cost of all is judged
 _HALVINGS: Final = 40
+_FINISHERS: Final = 3  # of all configurations, at least: fewer leave too much to chance
 _NEARLY: Final = 1e-9  # of a trial
 _NORMAL: Final = NormalDist()
 _LAST_PART: Final = "what was left paid for no whole trial more, and of those that it could finish this promised most"
@@ -70,7 +72,7 @@ class FreezeThawScheduler(AshaScheduler):
             super()._go_on(study, purse)
             return
         if _pays_for_another(study, purse):
-            if (k := one_in(self._way_up(study, purse), _budget_s(study), self.eta)) is None:
+            if (k := self._one_in(study, purse)) is None:
                 super()._go_on(study, purse)
             else:
                 self._sweep(study, purse, k)
@@ -84,19 +86,19 @@ class FreezeThawScheduler(AshaScheduler):
         if purse.is_open and not purse.decisions and not study.count(Status.RUNNING):
             super()._go_on(study, purse)
 
-    def _way_up(self, study: Study, purse: Purse) -> list[float]:
-        """The seconds from each rung to the next, of all configurations together; empty if there is no end of them."""
+    def _one_in(self, study: Study, purse: Purse) -> float | None:
+        """Of how many one goes on where the whole space is tried; None where it is not."""
         n = math.prod(levels if levels is not None else math.inf for levels in study.problem.space.levels)
         if not study.trials or math.isinf(n):
-            return []
-        every = max(1, math.ceil(len(study.trials) / _SEVERAL))
+            return None
+        every = math.ceil(len(study.trials) / _SEVERAL)
         some = [study.trials[number].params for number in range(0, len(study.trials), every)]
-        seconds = [
-            [purse.seconds(params, start, until) for params in some]
-            for start, until in pairwise((0, *levels_of(study, self.eta)))
-        ]
-        known = [[s for s in row if s is not None] for row in seconds]
-        return [n * fmean(row) for row in known] if all(known) else []
+        way = list(pairwise((0, *levels_of(study, self.eta))))
+        seconds = [[s for params in some if (s := purse.seconds(params, *part)) is not None] for part in way]
+        if n <= _FINISHERS or len(way) == 1 or not all(seconds):
+            return None
+        most = min(float(self.eta), (n / _FINISHERS) ** (1 / (len(way) - 1)))
+        return one_in([fmean(row) for row in seconds], _budget_s(study) / n, most)
 
     def _sweep(self, study: Study, purse: Purse, k: float) -> None:
         """Let all begin, then one in `k` go on, from the lowest rung up; then the best of those who wait."""
@@ -116,15 +118,15 @@ def one_in(costs: Sequence[float], budget: float, most: float) -> float | None:
     """Of how many one goes on from rung to rung, so that the budget is spent on all; None if that is above `most`.
 
     Args:
-        costs: From each rung to the next, of all configurations together; empty where that is not known.
-        budget: In the same unit.
+        costs: From each rung to the next, of a configuration.
+        budget: For each configuration, in the same unit.
         most: Above 1.
     """
 
     def takes(k: float) -> float:
         return sum(cost * k**-j for j, cost in enumerate(costs))
 
-    if not costs or math.isinf(budget) or takes(most) > budget:
+    if math.isinf(budget) or takes(most) > budget:
         return None
     low, high = 1.0, most
     for _ in range(_HALVINGS):

@@ -132,7 +132,6 @@ def test_one_in_k_goes_on_where_that_takes_the_budget():
     assert one_in([8.0, 8.0], 99.0, 3) == pytest.approx(1.0)  # all go on
     assert one_in([9.0, 9.0], 11.9, 3) is None  # 9 + 9 / 3 = 12
     assert one_in([9.0, 9.0], math.inf, 3) is None
-    assert one_in([], 12.0, 3) is None
 
 
 def of_31(budget, seed=0, n_slots=1):
@@ -162,6 +161,14 @@ def test_a_budget_too_small_for_all_is_spent_as_if_there_were_no_end_of_them():
     study = of_31(92.5)
     firsts = [t.starts[0].at for t in study.trials.values()]
     assert min(t.starts[1].at for t in study.trials.values() if len(t.starts) > 1) < max(firsts)
+
+
+def test_a_budget_that_takes_fewer_than_three_to_the_end_is_not_spread_over_all():
+    # One in k from 4 rungs leaves 31 / k^3 >= 3: k <= 2.178, at which all take 31 (1 + .918 + 1.265 + 1.742) = 152.7.
+    for budget, is_swept in (152.0, False), (154.0, True):
+        study = of_31(budget)
+        resumed = min(t.starts[1].at for t in study.trials.values() if t.starts[1:])
+        assert (resumed > max(t.starts[0].at for t in study.trials.values())) == is_swept
 
 
 def test_slots_do_not_stand_idle_while_all_configurations_are_tried():
