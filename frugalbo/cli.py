@@ -92,6 +92,7 @@ def _parser() -> argparse.ArgumentParser:
         default="auto",
         help="auto, bo, pbgi, bmsei, metabo, ei, qei, nei, ucb, kg, mes, jes, pes, ts, sobol, random",
     )
+    tune.add_argument("--weights", metavar="FILE", help="for --method metabo: weights of your own, see metabo adapt")
     tune.add_argument(
         "--scheduler", default="auto", help="auto, fixed, sh, hyperband, asha, freeze-thaw, asha-stop, median"
     )
@@ -127,7 +128,7 @@ def _parser() -> argparse.ArgumentParser:
     cli_simulate.add_arguments(simulate)
     simulate.set_defaults(call=lambda args: cli_simulate.run(args, _storage(args)))
 
-    cli_metabo.add_arguments(commands.add_parser("metabo", help="train the network that proposes as metabo"))
+    cli_metabo.add_arguments(commands.add_parser("metabo", help="train, judge or adapt what proposes as metabo"))
 
     for name, call, help_ in (
         ("status", _status, "where a run stands; --all lists every run"),
@@ -162,7 +163,7 @@ def _tune(args: argparse.Namespace) -> int:
             problem,
             budget=args.budget,
             seed=args.seed,
-            method=args.method,
+            method=cli_metabo.method(args),
             scheduler=args.scheduler,
             devices=args.devices,
             dollars_per_hour=args.price,

@@ -6,6 +6,9 @@ import argparse
 import json
 import os
 import sys
+from pathlib import Path
+
+from frugalbo.errors import ProblemError
 
 _AT = (0, 10, 25, 50, 100)
 
@@ -29,6 +32,22 @@ def add_arguments(command: argparse.ArgumentParser) -> None:
     evaluate.add_argument("--jobs", type=int, default=os.cpu_count() or 1, help="processes (one for each core)")
     evaluate.add_argument("--json", action="store_true", help="print JSON, with every race")
     evaluate.set_defaults(call=_evaluate)
+    adapt = tasks.add_parser("adapt", help="make weights that know your earlier runs, for tune --weights")
+    adapt.add_argument("runs", nargs="*", metavar="run", help="runs to know; all of the storage by default")
+    adapt.add_argument("--storage", default=None, metavar="URL", help="database file or URL (.frugalbo/runs.db)")
+    adapt.add_argument("--out", required=True, metavar="FILE", help="where the weights go")
+    adapt.add_argument("--without", nargs="+", default=[], metavar="STUDY", help="studies to leave out or to withdraw")
+    adapt.add_argument("--weights", default="", metavar="FILE", help="weights to begin with (those of the package)")
+    adapt.set_defaults(call=_adapt)
+
+
+def method(args: argparse.Namespace) -> str:
+    """The method of `tune` with its weights; the file is found again wherever the run is resumed."""
+    if args.weights is None:
+        return args.method
+    if args.method not in ("auto", "metabo"):
+        raise ProblemError(f"--weights belong to --method metabo, got {args.method!r}")
+    return f"metabo:{Path(args.weights).resolve()}"
 
 
 def _train(args: argparse.Namespace) -> int:
@@ -36,6 +55,21 @@ def _train(args: argparse.Namespace) -> int:
     from frugalbo.metabo.train import read_training, train
 
     train(read_training(args.config), args.out, lambda line: print(json.dumps(line), flush=True))
+    return 0
+
+
+def _adapt(args: argparse.Namespace) -> int:
+    """Say which studies are known; returns the exit code."""
+    from frugalbo.adaptation import adapt
+    from frugalbo.api import DEFAULT_STORAGE
+
+    studies, left_out = adapt(
+        args.storage or DEFAULT_STORAGE, args.out, runs=args.runs, without=args.without, weights=args.weights
+    )
+    for run, reason in left_out.items():
+        print(f"left out {run}: {reason}", file=sys.stderr)
+    print(f"{args.out} knows {len(studies)} studies: {', '.join(studies)}")
+    print(f"use it with: frugalbo tune ... --method metabo --weights {args.out}")
     return 0
 
 

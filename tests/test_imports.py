@@ -52,7 +52,7 @@ LAYERS = [
     ["report"],
     ["live"],
     ["api"],
-    ["recording", "together"],
+    ["recording", "together", "adaptation"],
     ["replay"],
     ["cli_simulate", "cli_metabo", "cli_report"],
     ["integrations", "cli", "testing"],

@@ -7,6 +7,7 @@
 | `pbgi` | the same with the Pandora's-box Gittins index, which knows costs too |
 | `bmsei` | the same with budgeted multi-step lookahead: as many trials ahead as the budget pays for, up to two |
 | `metabo` | the same with a network that has seen tuning before, weighed against the Gaussian process by evidence |
+| `metabo:FILE` | the same with weights of one's own, which may know earlier studies |
 | `ei`, `logei` | the same with expected improvement, whatever it costs |
 | `qei` | the same over a batch and what is pending, jointly |
 | `nei` | noisy expected improvement |
@@ -22,6 +23,7 @@ from __future__ import annotations
 
 import importlib
 from collections.abc import Callable, Sequence
+from pathlib import Path
 from threading import Event
 from typing import TYPE_CHECKING
 
@@ -78,8 +80,11 @@ def make_proposer(
         return RandomProposer(seed=seed)
     if method == "sobol":
         return SobolProposer(seed=seed)
-    if method in METHODS:
-        return _LateBO(problem, seed, method, min_gain, stop_regret)
+    base, _, weights = method.partition(":")
+    if weights and base == "metabo" and not Path(weights).is_file():
+        raise MethodError(f"expected a file of weights for method 'metabo', got {weights!r}, which is none")
+    if base in METHODS and (base == method or (base == "metabo" and weights)):
+        return _LateBO(problem, seed, base, min_gain, stop_regret, weights)
     raise MethodError(f"unknown method {method!r}; expected one of {', '.join(METHODS)}")
 
 
@@ -93,9 +98,16 @@ class _LateBO:
     """Bayesian optimisation that imports torch when its model is first asked, not before."""
 
     def __init__(
-        self, problem: Problem, seed: int, method: str, min_gain: MinGain | None, stop_regret: float | None
+        self,
+        problem: Problem,
+        seed: int,
+        method: str,
+        min_gain: MinGain | None,
+        stop_regret: float | None,
+        weights: str,
     ) -> None:
         self._method = method
+        self._weights = weights
         self._min_gain = min_gain
         self._stop_regret = stop_regret
         self._initial = initial_trials(problem)
@@ -105,7 +117,7 @@ class _LateBO:
 
     def propose(self, study: Study, n: int) -> Sequence[Suggestion]:
         """The next `n` configurations; fewer if the space is exhausted."""
-        if len(study.trials) + n <= self._initial:
+        if len(study.trials) + n <= self._initial and not self._weights:
             return self._design.propose(study, n)
         return self._model_based().propose(study, n)
 
@@ -119,6 +131,7 @@ class _LateBO:
             from frugalbo.propose.bo import BayesianProposer
 
             self._bo = BayesianProposer(
-                seed=self._seed, method=self._method, min_gain=self._min_gain, stop_regret=self._stop_regret
-            )
+                seed=self._seed, method=self._method, min_gain=self._min_gain, stop_regret=self._stop_regret,
+                weights=self._weights,
+            )  # fmt: skip
         return self._bo

@@ -57,6 +57,7 @@ from frugalbo.propose.deadline import Check, Deadline, OutOfTime
 from frugalbo.propose.evidence import Evidence
 from frugalbo.propose.fit import COARSE, CONFIDENCE, Fitter
 from frugalbo.propose.initial import InitialDesign, initial_trials
+from frugalbo.propose.learned import Learned
 from frugalbo.propose.listed import Listed
 from frugalbo.propose.maximise import Allowed, Found, best_new, evaluate, make_pool, maximise
 from frugalbo.propose.points import Points
@@ -71,6 +72,7 @@ Array = NDArray[np.float64]
 
 _LOG = logging.getLogger(__name__)
 _ANCHORS = 4
+_LEAST_OF_MODEL = 2  # results that a model can be of
 # A knob that moves by less than a thousandth of its range is not another configuration; while
 # the first is still running, a fiftieth: its result may tell which way to go.
 _DISTANCE = 1e-3
@@ -98,6 +100,7 @@ class BayesianProposer:
         model_of: The most observations that a model is of; of more, a subset is chosen.
         time_limit_s: What one call of `propose` may take, give or take a step of the arithmetic.
         among: The only configurations there are, as on recorded trials; by default all of the space.
+        weights: A file of weights for `"metabo"`; by default what comes with the package.
     """
 
     def __init__(
@@ -115,6 +118,7 @@ class BayesianProposer:
         model_of: int = MODEL_OF,
         time_limit_s: float = TIME_LIMIT_S,
         among: Sequence[Params] | None = None,
+        weights: str = "",
     ) -> None:
         if method not in ("auto", "metabo", *ACQUISITIONS):
             known = ", ".join(ACQUISITIONS)
@@ -140,6 +144,7 @@ class BayesianProposer:
         self._among = None if among is None else Listed(among, seed=seed)
         self._design = self._among or InitialDesign(seed=seed, cost=cost)
         self._sobol = self._among or SobolProposer(seed=seed)
+        self._learned = Learned(weights) if method == "metabo" else None
         self._prepared: tuple[Space, Suggestion] | None = None
 
     def propose(self, study: Study, n: int) -> Sequence[Suggestion]:
@@ -212,7 +217,7 @@ class BayesianProposer:
     ) -> Iterator[Suggestion]:
         """The suggestions for the next `n` trials, of which the first has that number, as they are found."""
         started = time.perf_counter()
-        space = study.problem.space
+        space, learned = study.problem.space, self._learned
         models = self._fit(study, evidence, deadline.check)
         left_s = seconds_left(study) if self.hard_budget else math.inf
         trials_left = math.inf if study.ledger is None else study.ledger.balance()["evaluations"].free
@@ -234,7 +239,7 @@ class BayesianProposer:
             if slate is None and n > 1 and self.method in SLATES:
                 slate = choose_slate(self.method, situation, n)
             method, because = self._picked(situation, evidence)
-            chosen = slate or _choose(method, situation)
+            chosen = slate or (choose(method, situation) if learned is None else learned.choose(situation, space))
             best, affordable = search.best(chosen, situation.hard_budget, deadline.check)
             if best is None:
                 # The pool holds nothing new: Sobol's walk lists what is left, or knows that nothing is.
@@ -288,7 +293,11 @@ class BayesianProposer:
         return self.min_gain is None and self.stop_regret is None
 
     def _initial(self, study: Study) -> int:
-        return initial_trials(study.problem) if self.initial is None else self.initial
+        if self.initial is not None:
+            return self.initial
+        if self._learned is not None and self._learned.past(study.problem.space) is not None:
+            return min(_LEAST_OF_MODEL, initial_trials(study.problem))
+        return initial_trials(study.problem)
 
     def _pool(self, study: Study, evidence: Evidence, number: int) -> Array:
         if self._among is not None:
@@ -328,14 +337,6 @@ class _Search:
             return maximise(chosen.value, self.points, self.pool, self.known, self.distance, allowed, check)
         values = chosen.on_pool.numpy()
         return best_new(self.points, self.pool[: len(values)], values, self.known, self.distance, allowed)
-
-
-def _choose(method: str, situation: Situation) -> Chosen:
-    if method == "metabo":
-        from frugalbo.metabo.acquisition import choose_metabo
-
-        return choose_metabo(situation)
-    return choose(method, situation)
 
 
 def _said(why: dict[str, Any]) -> dict[str, Any]:

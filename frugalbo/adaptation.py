@@ -1,0 +1,87 @@
+"""Weights that know one's own earlier studies, for `method="metabo"`.
+
+What a study says is a Gaussian process fitted to its results; `frugalbo.metabo.past` says how a new study uses it. The
+network is not trained further: it is conditioned on what is known.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from frugalbo.api import read_study
+from frugalbo.errors import StudyError
+from frugalbo.propose.evidence import Evidence
+from frugalbo.store import Store
+from frugalbo.study import Study
+
+if TYPE_CHECKING:
+    from frugalbo.metabo.past import PastStudies
+
+LEAST = 5  # results of a study that says anything
+
+
+def adapt(
+    storage: str | Path, out: str | Path, *, runs: Sequence[str] = (), without: Sequence[str] = (), weights: str = ""
+) -> tuple[list[str], dict[str, str]]:
+    """Write weights that know the runs of a storage, and what those of `weights` know.
+
+    Args:
+        storage: As for `frugalbo.tune`.
+        out: Where the weights go.
+        runs: Only these; by default all.
+        without: Studies that are left out, or withdrawn from those of `weights`.
+        weights: A file to begin with; by default what comes with the package.
+
+    Returns:
+        The studies that the weights know now, and for each run that was not taken, why.
+
+    Raises:
+        StudyError: If a run or a study that is named does not exist, or nothing is left.
+        WeightsError: If `weights` are none.
+    """
+    from frugalbo.metabo.weights import known, save
+
+    held = known(weights)
+    with Store(storage) as store:
+        stored = [record.id for record in store.runs()]
+        names = {name for studies in held.past for name in studies.names}
+        if missing := sorted({*runs} - {*stored} | {*without} - {*stored} - names):
+            raise StudyError(f"expected runs of {str(storage)!r} or studies of the weights, got {missing[0]!r}")
+        taken, left_out = [], {}
+        for run in [r for r in stored if r not in without and (not runs or r in runs)]:
+            study = read_study(store, run)
+            found = past_study(study, run)
+            if found is None:
+                left_out[run] = f"it has less than {LEAST} results that differ, or no parameter that varies"
+            else:
+                taken.append(found)
+    replaced = [*without, *(name for studies in taken for name in studies.names)]
+    kept = [fewer for studies in held.past if (fewer := studies.without(replaced)) is not None]
+    if not kept and not taken:
+        raise StudyError(f"no run of {str(storage)!r} has {LEAST} results that differ, there is nothing to know")
+    save(out, held.network, held.made, [*kept, *taken])
+    return [name for studies in (*kept, *taken) for name in studies.names], left_out
+
+
+def past_study(study: Study, name: str) -> PastStudies | None:
+    """What a study says; None if that is nothing."""
+    import torch
+
+    from frugalbo.metabo.nearness import matern
+    from frugalbo.metabo.past import PastStudies
+    from frugalbo.models.objective import fit_objective
+
+    evidence, space = Evidence(study), study.problem.space
+    if len(evidence.losses) < LEAST or space.dim == 0 or evidence.losses.max() == evidence.losses.min():
+        return None
+    fitted = fit_objective(evidence.X, evidence.losses, space.categorical_dims, evidence.points.searched)
+    X, y = fitted.model.train_inputs[0], fitted.model.train_targets
+    flags = torch.zeros(space.dim, dtype=torch.bool)
+    flags[list(space.categorical_dims)] = True
+    lengthscales = torch.as_tensor(fitted.fit.lengthscales, dtype=torch.float64)
+    K = matern(X, X, 1 / lengthscales, flags) + fitted.fit.noise * torch.eye(len(y), dtype=torch.float64)
+    weights = torch.linalg.solve(K, y - fitted.fit.mean).unsqueeze(-1)
+    level = torch.tensor([fitted.fit.mean], dtype=torch.float64)
+    return PastStudies((name,), space, X, lengthscales, weights, level, X[int(y.argmin())])
