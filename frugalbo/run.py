@@ -25,7 +25,7 @@ from frugalbo.retry import due_at, judged
 from frugalbo.scheduler.base import Finish, Preparing, Resume, Scheduler, Start, Stop, Watching
 from frugalbo.session import OpenStudy
 from frugalbo.slot import Slot
-from frugalbo.study import Ended, Event, Failure, Outcome, Reported, Started, Status, Study
+from frugalbo.study import Cause, Ended, Event, Failure, Outcome, Reported, Started, Status, Study
 
 # How often the loop looks up when nothing happens: for the live view, and to renew the lease.
 _TICK_S = 0.25
@@ -36,6 +36,8 @@ _LOOK_S = 0.01  # how often preparing looks whether something has happened
 # Failures in a row after which a run is a mistake, not bad luck: so many if nothing ever succeeded
 # and the jobs raise or die, twice as many where they succeeded before, diverge or hit their caps.
 _CRASH_LOOP = 5
+# So many are enough if nothing ever succeeded and they have cost this share of what there was to spend.
+_DEAR, _DEAR_SHARE = 2, 0.25
 INTERRUPTED = "interrupted by the user"
 PAUSED = "paused by the user"
 TOO_SMALL = "the budget is smaller than one trial"
@@ -89,7 +91,7 @@ class RunLoop:
     def _loop(self) -> str:
         settled = True
         while True:
-            reason = self._luck.reason() or (self.over(self.study) if self.over else None)
+            reason = self._luck.reason(self.study.balance()) or (self.over(self.study) if self.over else None)
             if settled and reason is None:
                 self._dispatch()
                 self._calm_at = time.monotonic() + _CALM_S
@@ -317,11 +319,23 @@ class _Luck:
             self.failed.clear()
         self.done += 1
 
-    def reason(self) -> str | None:
-        """Why to stop, if there were too many failures."""
+    def reason(self, balance: Balance) -> str | None:
+        """Why to stop, if there were too many failures, or they were too dear."""
         n = len(self.failed)
-        is_code = all(event.failure in (Failure.ERROR, Failure.KILLED, Failure.NO_RESULT) for event in self.failed)
-        if n < (_CRASH_LOOP if n == self.done and is_code else 2 * _CRASH_LOOP):
+        is_code = n == self.done and all(event.cause in (Cause.BUG, Cause.USER) for event in self.failed)
+        is_dear = is_code and n >= _DEAR and self._share(balance) > _DEAR_SHARE
+        if not is_dear and n < (_CRASH_LOOP if is_code else 2 * _CRASH_LOOP):
             return None
         last = self.failed[-1].message
         return f"the last {n} trials all failed, so the job itself seems broken; the last one: {last}"
+
+    def _share(self, balance: Balance) -> float:
+        """The largest share that the failures have cost of what there was to spend of anything."""
+        return max(
+            (
+                sum(getattr(event.used, name) for event in self.failed) / account.total
+                for name, account in balance.limited.items()
+                if name in ("device_seconds", "dollars")
+            ),
+            default=0.0,
+        )

@@ -3,7 +3,7 @@
 import contextlib
 import itertools
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import pytest
@@ -23,7 +23,7 @@ from frugalbo.session import OpenStudy
 from frugalbo.slot import Slot
 from frugalbo.space import Float, Int, Space
 from frugalbo.store import Store
-from frugalbo.study import Ended, Failure, Outcome, Reported, Started, Status
+from frugalbo.study import Cause, Ended, Failure, Outcome, Reported, Started, Status
 
 STEPS = 7
 PROBLEM = Problem(
@@ -183,6 +183,57 @@ def test_an_exhausted_space_ends_the_run():
     reason = loop_over(study, simulate=simulate, problem=problem).run()
     assert len(study.trials) == 3
     assert "nothing more to try" in reason
+
+
+@dataclass
+class KnownCost:
+    """Says the same of all trials."""
+
+    seconds: float
+
+    def predict(self, study, params, start, until):
+        return CostPrediction(self.seconds, 1.5 * self.seconds, 1)
+
+
+@pytest.mark.parametrize(("seconds", "failures"), [(9.0, 3), (14.0, 2), (1.0, 5)])
+def test_a_job_that_crashes_on_and_on_is_stopped_by_what_that_costs(seconds, failures):
+    # Of 100 s two crashes of 9 s are less than a quarter and three are more; two of 14 s are more;
+    # where they are cheap five are enough.
+    def simulate(params, planned, seed):
+        return Curve([], [], [], failure=Failure.ERROR, failure_s=seconds, message="no such file")
+
+    study = OpenStudy(PROBLEM, Budget(device_seconds=100))
+    reason = loop_over(study, n_slots=1, simulate=simulate, cost_model=KnownCost(14.0)).run()
+    assert len(study.trials) == failures
+    assert f"the last {failures} trials all failed" in reason
+
+
+def test_a_trial_whose_node_dies_on_and_on_is_given_up_and_the_others_go_on():
+    class Broken(SimulatedExecutor):
+        """Whatever runs the first configuration dies at its end, and nothing of it is left."""
+
+        def wait(self, timeout_s=math.inf):
+            return [
+                replace(event, outcome=Outcome.INTERRUPTED, checkpoint=0, cause=Cause.INFRASTRUCTURE)
+                if isinstance(event, Ended) and event.trial == 0
+                else event
+                for event in super().wait(timeout_s)
+                if isinstance(event, Ended) or event.trial
+            ]
+
+    study = OpenStudy(PROBLEM, Budget(evaluations=6, device_seconds=500))
+    loop = loop_over(study, n_slots=2, cost_model=WrongCost(1.0))
+    loop.executor = Broken(PROBLEM, slots(2), curve)
+    loop.run()
+    bad = study.trials[0]
+    assert bad.status == Status.STOPPED
+    # Each attempt costs 3 s; 4.5 to 5 s are held for one, so that the second is one too many.
+    assert [end.used.device_seconds for end in bad.ends] == [3.0, 3.0]
+    assert "given up" in bad.ends[-1].message
+    assert [trial.status for number, trial in study.trials.items() if number] == [Status.COMPLETED] * 5
+    assert study.balance()["device_seconds"].spent == pytest.approx(
+        sum(trial.used("device_seconds") for trial in study.trials.values())
+    )
 
 
 def test_an_interrupt_pauses_what_runs_and_a_second_loop_goes_on_with_it():
