@@ -179,7 +179,7 @@ def tune(
         raise BudgetError("a budget of money needs the price of a device: expected dollars_per_hour above 0, got 0")
     if min_gain is not None and MinGain.of(min_gain).resource == "dollars" and is_free:
         raise BudgetError("a gain per USD needs the price of a device: expected dollars_per_hour above 0, got 0")
-    executor = executor or _local_executor(problem, settings)  # refuses impossible devices before anything is written
+    executor = executor or local_executor(problem, settings)  # refuses impossible devices before anything is written
     with ExitStack() as stack:
         handle = _new(stack, problem, amount, seed, settings, storage)
         return _run(handle, executor, observe)
@@ -212,7 +212,7 @@ def resume(
     """
     with ExitStack() as stack:
         handle = _stored(stack, run, storage, problem, budget, min_gain, pools, stop_regret)
-        return _run(handle, executor or _local_executor(handle.problem, handle.settings), observe)
+        return _run(handle, executor or local_executor(handle.problem, handle.settings), observe)
 
 
 def pause(run: str | None = None, *, storage: str | Path = DEFAULT_STORAGE) -> str:
@@ -338,7 +338,7 @@ def take_turn(
     *,
     elsewhere: Cost,
     over: Callable[[OpenStudy], str | None],
-    executor: Executor | None,
+    executor: Executor,
     observe: Observer | None,
 ) -> str:
     """Go on with one of the runs that share a budget, until its turn is over; returns why it ended.
@@ -350,13 +350,13 @@ def take_turn(
         budget: Of all of them.
         elsewhere: What the others have spent of it.
         over: Asked before anything starts: why nothing more does, None if something may.
-        executor: As for `tune`.
+        executor: Where its trials run.
         observe: As for `tune`.
     """
     with ExitStack() as stack:
         handle = _stored(stack, run, storage, problem, budget, None, is_shared=True)
         handle.elsewhere = elsewhere
-        return _run(handle, executor or _local_executor(handle.problem, handle.settings), observe, over).stop_reason
+        return _run(handle, executor, observe, over).stop_reason
 
 
 def _stored(
@@ -439,7 +439,8 @@ def _open(handle: Handle) -> OpenStudy:
     return study
 
 
-def _local_executor(problem: Problem, settings: Settings) -> Executor:
+def local_executor(problem: Problem, settings: Settings) -> Executor:
+    """This machine's devices, as the settings have them."""
     from frugalbo.executors.devices import local_slots, pool_slots
     from frugalbo.executors.local import LocalExecutor
 

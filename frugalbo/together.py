@@ -13,13 +13,22 @@ import tempfile
 import uuid
 from collections.abc import Iterable, Mapping, Sequence
 from contextlib import ExitStack
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Final
+from typing import Any, Final, Self, cast
 
 import numpy as np
 
-from frugalbo.api import DEFAULT_STORAGE, Settings, read_study, seconds, spec_of, take_turn
+from frugalbo.api import (
+    DEFAULT_STORAGE,
+    Settings,
+    local_executor,
+    read_study,
+    seconds,
+    spec_of,
+    stored_problem,
+    take_turn,
+)
 from frugalbo.budget.amounts import Budget, Cost, Resource
 from frugalbo.budget.ledger import Account, Balance
 from frugalbo.budget.price import Market
@@ -205,9 +214,14 @@ class _Turns:
     executors: Where | None
     observe: Observer | None
     amount: Budget | None = None
+    _open: dict[str, Executor] = field(default_factory=dict, init=False)
 
     def take(self) -> Together:
         """Let problems take turns until the budget is spent or nobody has anything more to try."""
+        with ExitStack() as stack:
+            return self._take(stack)
+
+    def _take(self, stack: ExitStack) -> Together:
         closed: dict[str, str] = {}
         reason = ""
         while True:
@@ -227,6 +241,8 @@ class _Turns:
                 reason = SPENT if balance.exhausted(to_go_on=True) else _endings(closed)
                 break
             assert name is not None
+            if name not in self._open:
+                self._open[name] = stack.enter_context(self._executor(name, records[name]))
             reason = self._turn(name, records, studies, budget, closed)
             if reason not in (TURN_OVER, INTERRUPTED, PAUSED):
                 closed[name] = reason
@@ -235,6 +251,12 @@ class _Turns:
             for name, study in studies.items()
         }
         return Together(reports, budget, reason)
+
+    def _executor(self, name: str, record: RunRecord) -> Executor:
+        if self.executors is not None:
+            return self.executors[name]
+        problem = self.problems.get(name) or stored_problem(record)
+        return local_executor(problem, Settings(**record.spec["settings"]))
 
     def _records(self, store: Store) -> dict[str, RunRecord]:
         runs = [run for run in store.runs() if run.spec.get("together", {}).get("id") == self.group]
@@ -261,9 +283,25 @@ class _Turns:
             budget,
             elsewhere=spent_elsewhere(others.values()),
             over=over,
-            executor=None if self.executors is None else self.executors[name],
+            executor=cast("Executor", _Borrowed(self._open[name])),
             observe=self.observe,
         )
+
+
+class _Borrowed:
+    """An executor that stays open when a run loop is done with it: to start one anew takes seconds."""
+
+    def __init__(self, executor: Executor) -> None:
+        self._executor = executor
+
+    def __getattr__(self, name: str) -> Any:  # noqa: ANN401 - whatever an executor has
+        return getattr(self._executor, name)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *exc: object) -> None:
+        """Nothing: whoever opened it closes it."""
 
 
 def joint(studies: Iterable[Study], budget: Budget) -> Balance:
