@@ -10,7 +10,7 @@ getting to the end, there is nothing to look for elsewhere, and what is not spen
 first; then, from the lowest rung up, one in `k` goes on, with the `k` for which the ladder of all N configurations
 takes the whole budget:
 
-    N sum_j c_j k^-j = budget,    c_j: the mean cost of the way from rung j - 1 to rung j
+    N sum_j c_j k^-j = budget,    c_j: the most that the way from rung j - 1 to rung j costs
 
 The answer is the trial that is best at its end, so the budget has a last part, which begins when what is left no
 longer pays for a whole trial. Then nothing new starts, and those that are held and can be paid to their ends go there
@@ -32,7 +32,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from itertools import pairwise
-from statistics import NormalDist, fmean
+from statistics import NormalDist
 from typing import Final
 
 from frugalbo.budget.afford import seconds_left
@@ -98,7 +98,7 @@ class FreezeThawScheduler(AshaScheduler):
         if n <= _FINISHERS or len(way) == 1 or not all(seconds):
             return None
         most = min(float(self.eta), (n / _FINISHERS) ** (1 / (len(way) - 1)))
-        return one_in([fmean(row) for row in seconds], _budget_s(study) / n, most)
+        return one_in([max(row) for row in seconds], _budget_s(study) / n, most)
 
     def _sweep(self, study: Study, purse: Purse, k: float) -> None:
         """Let all begin, then one in `k` go on, from the lowest rung up; then the best of those who wait."""

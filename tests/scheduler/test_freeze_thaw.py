@@ -8,6 +8,7 @@ from scipy.integrate import quad
 from scipy.stats import norm
 
 from frugalbo.budget.amounts import Budget, Cost
+from frugalbo.budget.cost import KnownCost
 from frugalbo.budget.ledger import Ledger
 from frugalbo.problem import Fidelity, Minimize, Problem
 from frugalbo.propose.standings import standings
@@ -167,6 +168,17 @@ def test_a_budget_that_takes_fewer_than_three_to_the_end_is_not_spread_over_all(
     # One in k from 4 rungs leaves 31 / k^3 >= 3: k <= 2.178, at which all take 31 (1 + .918 + 1.265 + 1.742) = 152.7.
     for budget, is_swept in (152.0, False), (154.0, True):
         study = of_31(budget)
+        resumed = min(t.starts[1].at for t in study.trials.values() if t.starts[1:])
+        assert (resumed > max(t.starts[0].at for t in study.trials.values())) == is_swept
+
+
+def test_a_budget_that_the_dearest_would_exceed_is_not_spread_over_all():
+    space = Space({"x": Choice([i / 997 for i in range(31)])})
+    problem = Problem("ladders", space, "m:f", Minimize("loss"), Fidelity("steps", 1, 27))
+    dear = KnownCost(lambda params, start, until: (until - start) * (2.0 if params["x"] == 15 / 997 else 1.0))
+    for cost, is_swept in (COST, True), (dear, False):
+        scheduler = FreezeThawScheduler(Numbered(31), cost)
+        study, _ = play(scheduler, problem, budget=178.5, simulate=simulate_with(0))
         resumed = min(t.starts[1].at for t in study.trials.values() if t.starts[1:])
         assert (resumed > max(t.starts[0].at for t in study.trials.values())) == is_swept
 
