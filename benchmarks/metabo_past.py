@@ -1,6 +1,6 @@
-"""Makes what the package knows of XGBoost from NAP's study: tasks 0 to 19, distilled, put into a file of weights.
+"""Makes what the package knows of XGBoost from NAP's study: tasks 0 to 19, distilled, as the file that ships.
 
-    python benchmarks/metabo_past.py [--weights FILE] --out FILE
+    python benchmarks/metabo_past.py --out frugalbo/metabo/xgboost.pt
 
 The tables are in `../shared/data` or `FRUGALBO_DATA`. Of each task, 512 weights of a kernel at points of a Sobol
 sequence, the same for all, are fitted to its 1,000 accuracies, as the model sees them (`frugalbo.models.outcome`), by
@@ -11,8 +11,10 @@ our engine fits to 200 rows of each task. No row of the tables is in the file.
 from __future__ import annotations
 
 import argparse
+import json
 import os
 import sys
+import time
 from pathlib import Path
 
 os.environ.setdefault("OMP_NUM_THREADS", "1")  # before numpy and torch
@@ -27,7 +29,7 @@ from numpy.typing import NDArray
 from benchmarks.curve_tables import data_folder
 from frugalbo.metabo.nearness import matern
 from frugalbo.metabo.past import PastStudies
-from frugalbo.metabo.weights import load, save
+from frugalbo.metabo.weights import PAST_FORMAT, write
 from frugalbo.models.objective import fit_objective
 from frugalbo.models.outcome import Outcome
 from frugalbo.parameter import Float
@@ -79,15 +81,14 @@ def unit(X: Array) -> Array:
 
 
 def main() -> None:
-    """Write a file of weights with the same network and this past."""
+    """Write the file."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--weights", help="the network's; by default those that come with the package")
     parser.add_argument("--out", required=True)
-    asked = parser.parse_args()
-    from frugalbo.metabo.weights import SHIPPED
-
-    before = load(asked.weights or str(SHIPPED))
-    save(asked.out, before.network, before.made, [xgboost()])
+    asked, started = parser.parse_args(), time.process_time()
+    past = xgboost().to_record()
+    made = {"data": "NAP's XGBoost study, tasks 0 to 19", "rows": ROWS, "centres": CENTRES, "ridge": RIDGE, "seed": 0}
+    made |= {"command": "python benchmarks/metabo_past.py", "seconds": round(time.process_time() - started, 1)}
+    write(asked.out, {"format": PAST_FORMAT, "made": json.dumps(made), "past": [past]})
     print(f"{asked.out}: {Path(asked.out).stat().st_size} bytes")
 
 

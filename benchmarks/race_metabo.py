@@ -1,6 +1,7 @@
 """Does a network that has seen tuning before propose better than the Gaussian process?
 
     python benchmarks/race_metabo.py [--seeds 5] [--trials 25] [--only nap|function ...] [--out FILE]
+    python benchmarks/race_metabo.py --only hpob --trials 55 --bocode FOLDER
     python benchmarks/race_metabo.py --calibration
     python benchmarks/race_metabo.py --latency
     python benchmarks/race_metabo.py --table
@@ -15,10 +16,14 @@ most.
 * `function`: 500 points of functions that are not draws of the prior: Branin, Hartmann, Rosenbrock's valley, an easy
   slope in two dimensions (where the published network is worse than random), and a needle in a flat plain. Regret is
   `(best - reached) / (best - median)`, at most 1.
+* `hpob`: five of the six HPO-B-v3 spaces on which NAP is published, with its data sets; pools from the wheel of
+  `bocode` 1.0.1 unpacked in FOLDER. Regret as for `nap`; the published curves are in `../shared/data`, with their own
+  initial points. Of more than 5,000 points that are left, so many are drawn anew each step.
 
 | method | what it is |
 |---|---|
-| `metabo` | as in `fb.tune`: network and process, weighed by evidence |
+| `metabo` | as in `fb.tune`: network and process, weighed by evidence; of the task's space it knows nothing |
+| `past` | `hpob` alone: the same with what 150 rows of each other data set of the space in `bocode` say |
 | `network` | the network alone |
 | `ei` | our Gaussian process with log expected improvement |
 | `random` | the mean regret of a random order |
@@ -33,6 +38,7 @@ Each cell is a line of JSON with the digest of the weights.
 from __future__ import annotations
 
 import argparse
+import gzip
 import hashlib
 import json
 import math
@@ -40,8 +46,9 @@ import os
 import sys
 import time
 from collections import defaultdict
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from datetime import UTC, datetime
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -58,10 +65,14 @@ from torch import Tensor
 
 from benchmarks import standings
 from benchmarks.curve_tables import data_folder
+from benchmarks.metabo_tables import POOLS
 from frugalbo.acquisition.registry import Situation, choose
 from frugalbo.metabo.acquisition import choose_metabo
+from frugalbo.metabo.past import Past, PastStudies
 from frugalbo.metabo.weights import SHIPPED, shipped
 from frugalbo.models.objective import ObjectiveGP, fit_objective
+from frugalbo.parameter import Float
+from frugalbo.space import Space
 
 Array = NDArray[np.float64]
 
@@ -69,6 +80,20 @@ RESULTS = Path(__file__).parent / "results" / "race_metabo.jsonl"
 METHODS = ("metabo", "network", "ei")
 INITIAL = 5
 NAP = tuple(f"nap/{i}" for i in range(20, 34))
+HPOB = tuple(
+    f"hpob/{space}_{task}"
+    for space, tasks in {
+        "4796": "23 3549 3918 9903",
+        "5527": "10101 145804 146064 146065 31 9914",
+        "5859": "125923 31 37 3902 9977 9983",
+        "5889": "3918 9971",
+        "5906": "3918 9971",
+    }.items()
+    for task in tasks.split()
+)
+PUBLISHED = ("NAP", "FSBO2", "OptFormer", "GP", "Random")
+CANDIDATES = 5000
+_PAST_ROWS = 150
 FUNCTIONS = ("function/branin", "function/hartmann6", "function/rosenbrock4", "function/slope2", "function/needle3")
 _SHUFFLES = 2000
 
@@ -82,6 +107,9 @@ def pool_of(name: str) -> tuple[Array, Array]:
         X = np.where(X.max(0) > 1e3 * X.min(0), np.log(np.maximum(X, 1e-12)), X)
         low, high = X.min(0), X.max(0)
         return (X - low) / np.where(high > low, high - low, 1), -tables[f"{task}/accuracy"].astype(float)
+    if suite == "hpob":
+        rows = _pools()[task].astype(float)
+        return rows[:, :-1], -rows[:, -1]
     rng = np.random.default_rng(7)
     if task == "slope2":
         X = rng.random((500, 2))
@@ -97,7 +125,7 @@ def pool_of(name: str) -> tuple[Array, Array]:
 
 def regret_of(name: str, losses: Array, reached: Array) -> Array:
     """As the module says, of each of the losses that were reached."""
-    worst = losses.max() if name in NAP else np.median(losses)
+    worst = losses.max() if name in NAP + HPOB else np.median(losses)
     return np.minimum(1.0, (reached - losses.min()) / (worst - losses.min()))
 
 
@@ -109,10 +137,12 @@ def run_cell(name: str, method: str, seed: int, trials: int) -> dict[str, Any]:
     while len(tried) < trials:
         objective = fit_objective(X[tried], losses[tried], ())
         left = np.setdiff1d(np.arange(len(X)), tried)
+        if len(left) > CANDIDATES:
+            left = np.random.default_rng([seed, len(tried), 98]).choice(left, CANDIDATES, replace=False)
         pool = torch.from_numpy(X[left])
         situation = Situation(objective, objective, pool[:0], pool, None, 0.0, None, None, seed)
         with torch.no_grad():
-            values, why = _values(method, situation)
+            values, why = _values(method, situation, name)
         weights += [why["network"]] if "network" in why else []
         tried.append(int(left[int(values.argmax())]))
     reached = np.minimum.accumulate(losses[tried])[INITIAL - 1 :]
@@ -120,7 +150,28 @@ def run_cell(name: str, method: str, seed: int, trials: int) -> dict[str, Any]:
     return {**record, "regret": regret_of(name, losses, reached).round(6).tolist(), "network": weights, "at": _now()}
 
 
-def _values(method: str, situation: Situation) -> tuple[Tensor, dict[str, Any]]:
+@cache
+def _pools() -> dict[str, NDArray[np.float32]]:
+    """Of HPO-B, by space and data set."""
+    with np.load(Path(os.environ["BOCODE"]) / POOLS / "hpob_data.npz") as file:
+        return {key: file[key] for key in file.files}
+
+
+@cache
+def _others(task: str) -> Past:
+    """What the other data sets of its space say."""
+    space, found = task.partition("_")[0], []
+    cube = Space({f"x{i}": Float(0, 1) for i in range(_pools()[task].shape[1] - 1)})
+    for key in sorted(k for k in _pools() if k.startswith(f"{space}_") and k != task):
+        rows = np.random.default_rng(0).permutation(len(_pools()[key]))[:_PAST_ROWS]
+        X, losses = (a[rows] for a in pool_of(f"hpob/{key}"))
+        found.append(PastStudies.of_model(key, cube, fit_objective(X, losses, ())))
+    past = Past.of(found, cube)
+    assert past is not None
+    return past
+
+
+def _values(method: str, situation: Situation, name: str) -> tuple[Tensor, dict[str, Any]]:
     X = situation.pool.unsqueeze(-2)
     if method == "network":
         model, best = situation.unbelieving.model, situation.best()
@@ -129,7 +180,10 @@ def _values(method: str, situation: Situation) -> tuple[Tensor, dict[str, Any]]:
         no = torch.zeros(situation.pool.shape[1], dtype=torch.bool)
         said = shipped()(model.seen[None], model.train_targets[None], no, situation.pool[None], False)
         return said.log_improvement(best)[0], {}
-    chosen = choose_metabo(situation) if method == "metabo" else choose(method, situation)
+    if method == "past":
+        chosen = choose_metabo(situation, past=_others(name.partition("/")[2]))
+    else:
+        chosen = choose_metabo(situation) if method == "metabo" else choose(method, situation)
     return chosen.value(X), chosen.why
 
 
@@ -228,11 +282,59 @@ def _now() -> str:
 def markdown(records: list[dict[str, Any]]) -> str:
     """All that is recorded for the newest weights."""
     records = [r for r in records if r["weights"] == records[-1]["weights"]]
-    return "\n\n".join([_race_table(records), _other_tables(records)])
+    return "\n\n".join([_race_table(records), _hpob_table(records), _other_tables(records)])
+
+
+def _hpob_table(records: list[dict[str, Any]]) -> str:
+    """Means over data sets; a data set counts once, whatever seeds it has been raced with."""
+    cells = {(r["task"], r["seed"], r["method"]): r for r in records if r["kind"] == "race" and r["task"] in HPOB}
+    methods = ("past", "metabo", "network", "ei")
+    there = {m for _, _, m in cells}
+    methods = tuple(m for m in methods if m in there)
+    whole = sorted({c[:2] for c in cells if all((*c[:2], m) in cells for m in methods)})
+    lines = ["| space | races | method | 0 steps | 10 | 25 | 50 | better than ei at 10 | worse | at 25 | worse |"]
+    lines.append("|" + "---|" * 11)
+    steps = (0, 10, 25, 50)
+    for space in ("all", *dict.fromkeys(c[0].partition("_")[0] for c in whole)):
+        of = [c for c in whole if space == "all" or c[0].startswith(f"{space}_")]
+        for method in methods if of else ():
+            curves = np.array([[cells[*c, method]["regret"][s] for s in steps] for c in of])
+            against = np.array([[cells[*c, "ei"]["regret"][s] for s in steps] for c in of])
+            counts = [
+                f"{(curves[:, i] < against[:, i]).sum()} | {(curves[:, i] > against[:, i]).sum()}" for i in (1, 2)
+            ]
+            means = " | ".join(f"{x:.3f}" for x in _by_data_set(of, curves))
+            lines.append(f"| {space} | {len(of)} | {method} | {means} | {' | '.join(counts)} |")
+        for method in PUBLISHED if of and (data_folder() / "hpob_published").is_dir() else ():
+            tasks = sorted({c[0] for c in of})
+            curves = np.array([[_published(method, t)[s] for s in steps] for t in tasks])
+            lines.append(
+                f"| {space} | {5 * len(tasks)} | {method}, published | "
+                + " | ".join(f"{x:.3f}" for x in curves.mean(0))
+                + " | | | | |"
+            )
+    return "\n".join(lines) if whole else ""
+
+
+def _by_data_set(cells: list[tuple[str, int]], curves: Array) -> Array:
+    """The mean over data sets of the means over their seeds."""
+    tasks = np.array([task for task, _ in cells])
+    return np.mean([curves[tasks == task].mean(0) for task in dict.fromkeys(tasks.tolist())], axis=0)
+
+
+@cache
+def _published(method: str, name: str) -> Array:
+    """The mean regret over the five published runs, after 0 to 100 steps."""
+    space, _, task = name.removeprefix("hpob/").partition("_")
+    with gzip.open(data_folder() / "hpob_published" / f"{method}.json.gz", "rt") as file:
+        runs = json.load(file)[space][task]
+    if isinstance(next(iter(runs.values())), dict):
+        runs = next(iter(runs.values()))
+    return 1 - np.array(list(runs.values())).mean(0)
 
 
 def _race_table(records: list[dict[str, Any]]) -> str:
-    cells = {(r["task"], r["seed"], r["method"]): r for r in records if r["kind"] == "race"}
+    cells = {(r["task"], r["seed"], r["method"]): r for r in records if r["kind"] == "race" and r["task"] not in HPOB}
     whole = sorted({c[:2] for c in cells if all((*c[:2], m) in cells for m in METHODS)})
     lines = ["| tasks | races | method | 5 trials | 10 | 15 | 25 | better than ei at 10 | worse | at 25 | worse |"]
     lines.append("|" + "---|" * 11)
@@ -280,6 +382,8 @@ def main() -> None:
     parser.add_argument("--seeds", type=int, default=5)
     parser.add_argument("--trials", type=int, default=25)
     parser.add_argument("--only", nargs="*", default=["function", "nap"])
+    parser.add_argument("--methods", nargs="*", help="by default all")
+    parser.add_argument("--bocode", type=Path, help="where the wheel of bocode was unpacked")
     parser.add_argument("--calibration", action="store_true")
     parser.add_argument("--latency", action="store_true")
     parser.add_argument("--table", action="store_true", help="print the summary as Markdown, run nothing")
@@ -301,15 +405,22 @@ def main() -> None:
     if asked.latency:
         for d in (4, 8, 20):
             keep(latency(d))
-    if asked.calibration or asked.latency:
-        return
+    if not asked.calibration and not asked.latency:
+        _race(asked, keep)
+
+
+def _race(asked: argparse.Namespace, keep: Callable[[dict[str, Any]], None]) -> None:
+    """The cells that are missing."""
     known = standings.read(asked.out)
     done = {(r["task"], r["method"], r["seed"], r["weights"]) for r in known if r["kind"] == "race"}
     there = (data_folder() / "nap_xgb").is_dir()
     names = [n for n in (*FUNCTIONS, *NAP) if n.partition("/")[0] in asked.only and (there or n in FUNCTIONS)]
+    if asked.bocode:
+        os.environ["BOCODE"] = str(asked.bocode)
+        names += [n for n in HPOB if "hpob" in asked.only]
     for seed in range(asked.seeds):
         for name in names:
-            for method in METHODS:
+            for method in asked.methods or (METHODS if name not in HPOB else (*METHODS, "past")):
                 if (name, method, seed, digest()) not in done:
                     keep(run_cell(name, method, seed, asked.trials))
 

@@ -67,9 +67,6 @@ def adapt(
 
 def past_study(study: Study, name: str) -> PastStudies | None:
     """What a study says; None if that is nothing."""
-    import torch
-
-    from frugalbo.metabo.nearness import matern
     from frugalbo.metabo.past import PastStudies
     from frugalbo.models.objective import fit_objective
 
@@ -77,11 +74,4 @@ def past_study(study: Study, name: str) -> PastStudies | None:
     if len(evidence.losses) < LEAST or space.dim == 0 or evidence.losses.max() == evidence.losses.min():
         return None
     fitted = fit_objective(evidence.X, evidence.losses, space.categorical_dims, evidence.points.searched)
-    X, y = fitted.model.train_inputs[0], fitted.model.train_targets
-    flags = torch.zeros(space.dim, dtype=torch.bool)
-    flags[list(space.categorical_dims)] = True
-    lengthscales = torch.as_tensor(fitted.fit.lengthscales, dtype=torch.float64)
-    K = matern(X, X, 1 / lengthscales, flags) + fitted.fit.noise * torch.eye(len(y), dtype=torch.float64)
-    weights = torch.linalg.solve(K, y - fitted.fit.mean).unsqueeze(-1)
-    level = torch.tensor([fitted.fit.mean], dtype=torch.float64)
-    return PastStudies((name,), space, X, lengthscales, weights, level, X[int(y.argmin())])
+    return PastStudies.of_model(name, space, fitted)

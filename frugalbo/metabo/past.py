@@ -36,6 +36,7 @@ from torch import Tensor
 from frugalbo.acquisition.log_ei_per_cost import log_h
 from frugalbo.errors import WeightsError
 from frugalbo.metabo.nearness import matern
+from frugalbo.models.objective import Objective
 from frugalbo.parameter import Choice, Float, Int
 from frugalbo.space import Space
 
@@ -91,6 +92,16 @@ class PastStudies:
     levels: Tensor
     held: Tensor
     is_named: bool = True
+
+    @classmethod
+    def of_model(cls, name: str, space: Space, fitted: Objective) -> PastStudies:
+        """A single study, as the model that was fitted to it says; of repeated choices the counts do not count."""
+        X, y = fitted.model.train_inputs[0], fitted.model.train_targets
+        lengthscales = torch.as_tensor(fitted.fit.lengthscales, dtype=torch.float64)
+        K = matern(X, X, 1 / lengthscales, _categorical(space)) + fitted.fit.noise * torch.eye(len(y)).to(y)
+        weights = torch.linalg.solve(K, y - fitted.fit.mean).unsqueeze(-1)
+        level = torch.tensor([fitted.fit.mean], dtype=torch.float64)
+        return cls((name,), space, X, lengthscales, weights, level, X[int(y.argmin())])
 
     def say(self, V: Tensor) -> Tensor:
         """The losses that each expects at points of its own cube (m x d), standardised within it; m x T."""

@@ -22,7 +22,9 @@ from frugalbo.metabo.past import PastStudies
 from frugalbo.metabo.universal import Universal, UniversalShape
 
 FORMAT = "frugalbo.metabo.universal/1"
+PAST_FORMAT = "frugalbo.metabo.past/1"
 SHIPPED = files("frugalbo.metabo") / "universal.pt"
+SHIPPED_PAST = files("frugalbo.metabo") / "xgboost.pt"
 # What torch.load raises of files that are something else, or were cut short.
 _BROKEN = (pickle.UnpicklingError, RuntimeError, EOFError, LookupError, ValueError, TypeError, AttributeError)
 
@@ -108,8 +110,11 @@ def read(path: str | Path, form: str) -> dict[str, Any]:
 
 @cache
 def known(path: str = "") -> Knowledge:
-    """What a file holds, read once; by default the one that comes with this package."""
-    return load(path or str(SHIPPED))
+    """What a file holds, read once; by default what ships: a network, and what the tables of XGBoost say."""
+    if path:
+        return load(path)
+    held, past = load(str(SHIPPED)), read(str(SHIPPED_PAST), PAST_FORMAT)["past"]
+    return Knowledge(held.network, tuple(PastStudies.of_record(studies) for studies in past), held.made)
 
 
 def shipped() -> Universal:
