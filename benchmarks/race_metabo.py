@@ -4,6 +4,7 @@
     python benchmarks/race_metabo.py --only hpob --trials 55 --bocode FOLDER
     python benchmarks/race_metabo.py --calibration
     python benchmarks/race_metabo.py --latency
+    python benchmarks/race_metabo.py --likelihood FILE ... --against WEIGHTS
     python benchmarks/race_metabo.py --table
 
 **The race** is on pools: five random points, the same for all, then the pool's untried point that a method values
@@ -31,6 +32,9 @@ most.
 **Calibration** is on draws of a Gaussian process (Matern 5/2, known hyperparameters): log density and coverage of
 central intervals, for the process with the hyperparameters that the draw is of, for the one that our engine fits, and
 for the network. **Latency** is CPU time on one thread for 100 results and 1,000 candidates.
+
+**Likelihood** compares the weights that ship with others on tables that neither has seen (`metabo_tables.py
+--held-out`): the loss of training, over 25 batches of each kind of table and of the prior, the same for both.
 
 Each cell is a line of JSON with the digest of the weights.
 """
@@ -69,7 +73,10 @@ from benchmarks.metabo_tables import POOLS
 from frugalbo.acquisition.registry import Situation, choose
 from frugalbo.metabo.acquisition import choose_metabo
 from frugalbo.metabo.past import Past, PastStudies
-from frugalbo.metabo.weights import SHIPPED, shipped
+from frugalbo.metabo.priors import Prior
+from frugalbo.metabo.tables import Recorded, read_tables
+from frugalbo.metabo.train import loss_of
+from frugalbo.metabo.weights import SHIPPED, load, shipped
 from frugalbo.models.objective import ObjectiveGP, fit_objective
 from frugalbo.parameter import Float
 from frugalbo.space import Space
@@ -270,6 +277,26 @@ def latency(d: int, repeats: int = 9) -> dict[str, Any]:
     return {"kind": "latency", "d": d, "weights": digest(), **{k: round(v, 1) for k, v in ms.items()}, "at": _now()}
 
 
+def likelihoods(files: list[Path], against: str) -> Iterator[dict[str, Any]]:
+    """For each kind of table (what its name begins with), and for the prior."""
+    tables = {k: v for file in files for k, v in read_tables(file).items()}
+    sources: dict[str, Recorded | Prior] = {"prior": Prior(most_seen=40)}
+    for kind in dict.fromkeys(name.partition("-")[0] for name in tables):
+        some = {k: v for k, v in tables.items() if k.startswith(kind)}
+        sources[kind] = Recorded(some, most_dims=20, most_seen=40, asked=24, batch=32)
+    other = load(against)
+    for kind, source in sources.items():
+        drawn, losses = [source.draw(777, i) for i in range(25)], []
+        with torch.no_grad():
+            for network in (shipped(), other.network):
+                said = [network(t.X, t.y, t.categorical, t.Q, t.observed) for t in drawn]
+                losses.append([loss_of(p, t.truth.float()).mean().item() for p, t in zip(said, drawn, strict=True)])
+        gain = np.subtract(*losses)
+        record = {"kind": "likelihood", "tables": kind, "weights": digest(), "training": other.made["training"]}
+        record |= {"shipped": round(float(np.mean(losses[0])), 4), "other": round(float(np.mean(losses[1])), 4)}
+        yield {**record, "se": round(float(gain.std(ddof=1) / 5), 4), "at": _now()}
+
+
 def digest() -> str:
     """Of the weights that come with the package."""
     return hashlib.sha256(SHIPPED.read_bytes()).hexdigest()[:12]
@@ -386,6 +413,8 @@ def main() -> None:
     parser.add_argument("--bocode", type=Path, help="where the wheel of bocode was unpacked")
     parser.add_argument("--calibration", action="store_true")
     parser.add_argument("--latency", action="store_true")
+    parser.add_argument("--likelihood", nargs="*", type=Path, metavar="FILE", help="tables that were held out")
+    parser.add_argument("--against", metavar="WEIGHTS", help="for --likelihood: the other weights")
     parser.add_argument("--table", action="store_true", help="print the summary as Markdown, run nothing")
     parser.add_argument("--out", type=Path, default=RESULTS)
     asked = parser.parse_args()
@@ -405,7 +434,10 @@ def main() -> None:
     if asked.latency:
         for d in (4, 8, 20):
             keep(latency(d))
-    if not asked.calibration and not asked.latency:
+    if asked.likelihood:
+        for record in likelihoods(asked.likelihood, asked.against):
+            keep(record)
+    if not (asked.calibration or asked.latency or asked.likelihood):
         _race(asked, keep)
 
 
