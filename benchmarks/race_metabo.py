@@ -42,7 +42,6 @@ Each cell is a line of JSON with the digest of the weights.
 from __future__ import annotations
 
 import argparse
-import gzip
 import hashlib
 import json
 import math
@@ -52,7 +51,6 @@ import time
 from collections import defaultdict
 from collections.abc import Callable, Iterator
 from datetime import UTC, datetime
-from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -67,19 +65,15 @@ from botorch.test_functions import Branin, Hartmann, Rosenbrock
 from numpy.typing import NDArray
 from torch import Tensor
 
-from benchmarks import standings
+from benchmarks import hpob, standings
 from benchmarks.curve_tables import data_folder
-from benchmarks.metabo_tables import POOLS
 from frugalbo.acquisition.registry import Situation, choose
 from frugalbo.metabo.acquisition import choose_metabo
-from frugalbo.metabo.past import Past, PastStudies
 from frugalbo.metabo.priors import Prior
 from frugalbo.metabo.tables import Recorded, read_tables
 from frugalbo.metabo.train import loss_of
 from frugalbo.metabo.weights import SHIPPED, load, shipped
 from frugalbo.models.objective import ObjectiveGP, fit_objective
-from frugalbo.parameter import Float
-from frugalbo.space import Space
 
 Array = NDArray[np.float64]
 
@@ -87,20 +81,7 @@ RESULTS = Path(__file__).parent / "results" / "race_metabo.jsonl"
 METHODS = ("metabo", "network", "ei")
 INITIAL = 5
 NAP = tuple(f"nap/{i}" for i in range(20, 34))
-HPOB = tuple(
-    f"hpob/{space}_{task}"
-    for space, tasks in {
-        "4796": "23 3549 3918 9903",
-        "5527": "10101 145804 146064 146065 31 9914",
-        "5859": "125923 31 37 3902 9977 9983",
-        "5889": "3918 9971",
-        "5906": "3918 9971",
-    }.items()
-    for task in tasks.split()
-)
-PUBLISHED = ("NAP", "FSBO2", "OptFormer", "GP", "Random")
 CANDIDATES = 5000
-_PAST_ROWS = 150
 FUNCTIONS = ("function/branin", "function/hartmann6", "function/rosenbrock4", "function/slope2", "function/needle3")
 _SHUFFLES = 2000
 
@@ -115,8 +96,7 @@ def pool_of(name: str) -> tuple[Array, Array]:
         low, high = X.min(0), X.max(0)
         return (X - low) / np.where(high > low, high - low, 1), -tables[f"{task}/accuracy"].astype(float)
     if suite == "hpob":
-        rows = _pools()[task].astype(float)
-        return rows[:, :-1], -rows[:, -1]
+        return hpob.pool_of(task)
     rng = np.random.default_rng(7)
     if task == "slope2":
         X = rng.random((500, 2))
@@ -132,7 +112,7 @@ def pool_of(name: str) -> tuple[Array, Array]:
 
 def regret_of(name: str, losses: Array, reached: Array) -> Array:
     """As the module says, of each of the losses that were reached."""
-    worst = losses.max() if name in NAP + HPOB else np.median(losses)
+    worst = losses.max() if name in NAP + hpob.TASKS else np.median(losses)
     return np.minimum(1.0, (reached - losses.min()) / (worst - losses.min()))
 
 
@@ -157,27 +137,6 @@ def run_cell(name: str, method: str, seed: int, trials: int) -> dict[str, Any]:
     return {**record, "regret": regret_of(name, losses, reached).round(6).tolist(), "network": weights, "at": _now()}
 
 
-@cache
-def _pools() -> dict[str, NDArray[np.float32]]:
-    """Of HPO-B, by space and data set."""
-    with np.load(Path(os.environ["BOCODE"]) / POOLS / "hpob_data.npz") as file:
-        return {key: file[key] for key in file.files}
-
-
-@cache
-def _others(task: str) -> Past:
-    """What the other data sets of its space say."""
-    space, found = task.partition("_")[0], []
-    cube = Space({f"x{i}": Float(0, 1) for i in range(_pools()[task].shape[1] - 1)})
-    for key in sorted(k for k in _pools() if k.startswith(f"{space}_") and k != task):
-        rows = np.random.default_rng(0).permutation(len(_pools()[key]))[:_PAST_ROWS]
-        X, losses = (a[rows] for a in pool_of(f"hpob/{key}"))
-        found.append(PastStudies.of_model(key, cube, fit_objective(X, losses, ())))
-    past = Past.of(found, cube)
-    assert past is not None
-    return past
-
-
 def _values(method: str, situation: Situation, name: str) -> tuple[Tensor, dict[str, Any]]:
     X = situation.pool.unsqueeze(-2)
     if method == "network":
@@ -188,7 +147,7 @@ def _values(method: str, situation: Situation, name: str) -> tuple[Tensor, dict[
         said = shipped()(model.seen[None], model.train_targets[None], no, situation.pool[None], False)
         return said.log_improvement(best)[0], {}
     if method == "past":
-        chosen = choose_metabo(situation, past=_others(name.partition("/")[2]))
+        chosen = choose_metabo(situation, past=hpob.others(name.partition("/")[2]))
     else:
         chosen = choose_metabo(situation) if method == "metabo" else choose(method, situation)
     return chosen.value(X), chosen.why
@@ -309,59 +268,13 @@ def _now() -> str:
 def markdown(records: list[dict[str, Any]]) -> str:
     """All that is recorded for the newest weights."""
     records = [r for r in records if r["weights"] == records[-1]["weights"]]
-    return "\n\n".join([_race_table(records), _hpob_table(records), _other_tables(records)])
-
-
-def _hpob_table(records: list[dict[str, Any]]) -> str:
-    """Means over data sets; a data set counts once, whatever seeds it has been raced with."""
-    cells = {(r["task"], r["seed"], r["method"]): r for r in records if r["kind"] == "race" and r["task"] in HPOB}
-    methods = ("past", "metabo", "network", "ei")
-    there = {m for _, _, m in cells}
-    methods = tuple(m for m in methods if m in there)
-    whole = sorted({c[:2] for c in cells if all((*c[:2], m) in cells for m in methods)})
-    lines = ["| space | races | method | 0 steps | 10 | 25 | 50 | better than ei at 10 | worse | at 25 | worse |"]
-    lines.append("|" + "---|" * 11)
-    steps = (0, 10, 25, 50)
-    for space in ("all", *dict.fromkeys(c[0].partition("_")[0] for c in whole)):
-        of = [c for c in whole if space == "all" or c[0].startswith(f"{space}_")]
-        for method in methods if of else ():
-            curves = np.array([[cells[*c, method]["regret"][s] for s in steps] for c in of])
-            against = np.array([[cells[*c, "ei"]["regret"][s] for s in steps] for c in of])
-            counts = [
-                f"{(curves[:, i] < against[:, i]).sum()} | {(curves[:, i] > against[:, i]).sum()}" for i in (1, 2)
-            ]
-            means = " | ".join(f"{x:.3f}" for x in _by_data_set(of, curves))
-            lines.append(f"| {space} | {len(of)} | {method} | {means} | {' | '.join(counts)} |")
-        for method in PUBLISHED if of and (data_folder() / "hpob_published").is_dir() else ():
-            tasks = sorted({c[0] for c in of})
-            curves = np.array([[_published(method, t)[s] for s in steps] for t in tasks])
-            lines.append(
-                f"| {space} | {5 * len(tasks)} | {method}, published | "
-                + " | ".join(f"{x:.3f}" for x in curves.mean(0))
-                + " | | | | |"
-            )
-    return "\n".join(lines) if whole else ""
-
-
-def _by_data_set(cells: list[tuple[str, int]], curves: Array) -> Array:
-    """The mean over data sets of the means over their seeds."""
-    tasks = np.array([task for task, _ in cells])
-    return np.mean([curves[tasks == task].mean(0) for task in dict.fromkeys(tasks.tolist())], axis=0)
-
-
-@cache
-def _published(method: str, name: str) -> Array:
-    """The mean regret over the five published runs, after 0 to 100 steps."""
-    space, _, task = name.removeprefix("hpob/").partition("_")
-    with gzip.open(data_folder() / "hpob_published" / f"{method}.json.gz", "rt") as file:
-        runs = json.load(file)[space][task]
-    if isinstance(next(iter(runs.values())), dict):
-        runs = next(iter(runs.values()))
-    return 1 - np.array(list(runs.values())).mean(0)
+    return "\n\n".join([_race_table(records), hpob.table(records), _other_tables(records)])
 
 
 def _race_table(records: list[dict[str, Any]]) -> str:
-    cells = {(r["task"], r["seed"], r["method"]): r for r in records if r["kind"] == "race" and r["task"] not in HPOB}
+    cells = {
+        (r["task"], r["seed"], r["method"]): r for r in records if r["kind"] == "race" and r["task"] not in hpob.TASKS
+    }
     whole = sorted({c[:2] for c in cells if all((*c[:2], m) in cells for m in METHODS)})
     lines = ["| tasks | races | method | 5 trials | 10 | 15 | 25 | better than ei at 10 | worse | at 25 | worse |"]
     lines.append("|" + "---|" * 11)
@@ -449,10 +362,10 @@ def _race(asked: argparse.Namespace, keep: Callable[[dict[str, Any]], None]) -> 
     names = [n for n in (*FUNCTIONS, *NAP) if n.partition("/")[0] in asked.only and (there or n in FUNCTIONS)]
     if asked.bocode:
         os.environ["BOCODE"] = str(asked.bocode)
-        names += [n for n in HPOB if "hpob" in asked.only]
+        names += [n for n in hpob.TASKS if "hpob" in asked.only]
     for seed in range(asked.seeds):
         for name in names:
-            for method in asked.methods or (METHODS if name not in HPOB else (*METHODS, "past")):
+            for method in asked.methods or (METHODS if name not in hpob.TASKS else (*METHODS, "past")):
                 if (name, method, seed, digest()) not in done:
                     keep(run_cell(name, method, seed, asked.trials))
 
