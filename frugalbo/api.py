@@ -20,6 +20,7 @@ from frugalbo.budget.ledger import Ledger
 from frugalbo.budget.stated import StatedCost
 from frugalbo.budget.worth import MinGain
 from frugalbo.errors import BudgetError, PoolError, ProblemError
+from frugalbo.executors.backends import read_backend
 from frugalbo.executors.base import Executor
 from frugalbo.pool import Pool, budgets_of, read_pools
 from frugalbo.problem import IN_MEMORY, Problem, load_problem
@@ -50,6 +51,7 @@ class Settings:
         min_gain: As for `tune`.
         stop_regret: As for `tune`.
         pools: In the place of `devices` and their price.
+        backend: The engine that runs segments, as read by `executors.backends.read_backend`; None for this machine.
     """
 
     method: str = "auto"
@@ -60,6 +62,7 @@ class Settings:
     min_gain: str | None = None
     pools: tuple[Pool, ...] | None = None
     stop_regret: float | None = None
+    backend: Mapping[str, Any] | None = None
 
     def __post_init__(self) -> None:
         if self.pools is not None:
@@ -138,6 +141,7 @@ def tune(
     stop_regret: float | None = None,
     cost: StatedCost | None = None,
     storage: str | Path | None = None,
+    backend: str | Mapping[str, Any] = "local",
     executor: Executor | None = None,
     observe: Observer | None = None,
 ) -> Report:
@@ -164,7 +168,9 @@ def tune(
             in units of the objective; see `frugalbo.propose.regret`. By default the budget is spent.
         cost: What is known of a trial's cost, in the place of what the problem states; see `frugalbo.budget.stated`.
         storage: A database file or URL in which the run survives; by default it lives in memory.
-        executor: Where trials run, if not on this machine's devices.
+        backend: The engine that runs trials: `"local"`, on this machine; `"ray"`, on a Ray cluster; with options,
+            see `frugalbo.executors.backends`.
+        executor: One of your own, in its place.
         observe: Called with the study and the balance after every change.
 
     Raises:
@@ -172,14 +178,16 @@ def tune(
     """
     problem = _stating(problem, cost)
     read = None if pools is None else read_pools(pools)
-    settings = Settings(method, scheduler, devices, dollars_per_hour, seconds(trial_cap), min_gain, read, stop_regret)
+    engine = None if backend == "local" else read_backend(backend)
+    cap_s = seconds(trial_cap)
+    settings = Settings(method, scheduler, devices, dollars_per_hour, cap_s, min_gain, read, stop_regret, engine)
     amount = Budget.of(budget)
     is_free = not settings.is_priced and executor is None
     if amount.dollars is not None and is_free:
         raise BudgetError("a budget of money needs the price of a device: expected dollars_per_hour above 0, got 0")
     if min_gain is not None and MinGain.of(min_gain).resource == "dollars" and is_free:
         raise BudgetError("a gain per USD needs the price of a device: expected dollars_per_hour above 0, got 0")
-    executor = executor or local_executor(problem, settings)  # refuses impossible devices before anything is written
+    executor = executor or executor_of(problem, settings)  # refuses impossible devices before anything is written
     with ExitStack() as stack:
         handle = _new(stack, problem, amount, seed, settings, storage)
         return _run(handle, executor, observe)
@@ -212,7 +220,7 @@ def resume(
     """
     with ExitStack() as stack:
         handle = _stored(stack, run, storage, problem, budget, min_gain, pools, stop_regret)
-        return _run(handle, executor or local_executor(handle.problem, handle.settings), observe)
+        return _run(handle, executor or executor_of(handle.problem, handle.settings), observe)
 
 
 def pause(run: str | None = None, *, storage: str | Path = DEFAULT_STORAGE) -> str:
@@ -439,14 +447,13 @@ def _open(handle: Handle) -> OpenStudy:
     return study
 
 
-def local_executor(problem: Problem, settings: Settings) -> Executor:
-    """This machine's devices, as the settings have them."""
-    from frugalbo.executors.devices import local_slots, pool_slots
-    from frugalbo.executors.local import LocalExecutor
+def executor_of(problem: Problem, settings: Settings) -> Executor:
+    """The engine and the devices that the settings name."""
+    from frugalbo.executors.backends import make_executor
 
-    if settings.pools is not None:
-        return LocalExecutor(problem, pool_slots(settings.pools))
-    return LocalExecutor(problem, local_slots(settings.devices, dollars_per_hour=settings.dollars_per_hour))
+    backend = settings.backend or {"name": "local"}
+    price = settings.dollars_per_hour
+    return make_executor(problem, backend, devices=settings.devices, dollars_per_hour=price, pools=settings.pools)
 
 
 def _run(

@@ -79,6 +79,10 @@ def _parser() -> argparse.ArgumentParser:
     tune.add_argument("--budget", required=True, help="such as 10min, '2.5 GPU-hours', '20 USD', '1h wall, 50 trials'")
     tune.add_argument("--set", action="append", default=[], metavar="NAME=VALUE", help="a setting of the problem")
     tune.add_argument("--devices", help="such as cuda, cuda:0,1, cpu:2, cpu:2x4; all that are found by default")
+    tune.add_argument(
+        "--backend", default="local", metavar="NAME",
+        help="where trials run: local, ray, ray:ADDRESS, or a file of TOML with options",
+    )  # fmt: skip
     tune.add_argument("--price", type=float, default=0.0, metavar="USD", help="price of a device-hour")
     tune.add_argument("--pools", metavar="FILE", help="devices of several prices and speeds, in a file of TOML")
     tune.add_argument("--trial-cap", metavar="TIME", help="the most time that one trial may take")
@@ -165,6 +169,7 @@ def _tune(args: argparse.Namespace) -> int:
             seed=args.seed,
             method=cli_metabo.method(args),
             scheduler=args.scheduler,
+            backend=args.backend,
             devices=args.devices,
             dollars_per_hour=args.price,
             pools=args.pools,

@@ -12,7 +12,7 @@ class Slot:
 
     Args:
         name: Unique in its executor, such as `"cuda:0"` or `"cpu:1"`.
-        devices: How many devices a segment holds here; device-seconds count them all.
+        devices: How many devices a segment holds here, perhaps a share of one; device-seconds count them all.
         dollars_per_hour: The price of one device.
         pool: The pool of like slots that it belongs to, which may have a budget of its own; `""` for none.
         speed: How many seconds' worth of work on a device of speed 1 it does in a second.
@@ -23,7 +23,7 @@ class Slot:
     kind: Literal["cuda", "cpu"]
     index: int
     threads: int = 1
-    devices: int = 1
+    devices: float = 1
     dollars_per_hour: float = 0.0
     pool: str = ""
     speed: float = 1.0

@@ -22,7 +22,7 @@ import numpy as np
 from frugalbo.api import (
     DEFAULT_STORAGE,
     Settings,
-    local_executor,
+    executor_of,
     read_study,
     seconds,
     spec_of,
@@ -256,7 +256,7 @@ class _Turns:
         if self.executors is not None:
             return self.executors[name]
         problem = self.problems.get(name) or stored_problem(record)
-        return local_executor(problem, Settings(**record.spec["settings"]))
+        return executor_of(problem, Settings(**record.spec["settings"]))
 
     def _records(self, store: Store) -> dict[str, RunRecord]:
         runs = [run for run in store.runs() if run.spec.get("together", {}).get("id") == self.group]

@@ -236,6 +236,36 @@ def test_a_trial_whose_node_dies_on_and_on_is_given_up_and_the_others_go_on():
     )
 
 
+@pytest.mark.parametrize("n_slots", [1, 2])
+def test_a_trial_that_loses_its_device_again_and_again_waits_longer_each_time(n_slots):
+    """Also where nothing else is left to do, so that the run must wait as well."""
+
+    class Taken(SimulatedExecutor):
+        """The first four attempts at the first trial are taken from it, and nothing of them is left."""
+
+        def wait(self, timeout_s=math.inf):
+            return [
+                replace(event, outcome=Outcome.INTERRUPTED, checkpoint=0, cause=Cause.PREEMPTED)
+                if isinstance(event, Ended) and self.is_bad(event)
+                else event
+                for event in super().wait(timeout_s)
+                if isinstance(event, Ended) or not self.is_bad(event)
+            ]
+
+        def is_bad(self, event):
+            return event.trial == 0 and event.segment < 4
+
+    study = OpenStudy(PROBLEM, Budget(evaluations=3))
+    loop = loop_over(study, n_slots=n_slots)
+    loop.executor = Taken(PROBLEM, slots(n_slots), curve)
+    loop.run()
+    first = study.trials[0]
+    assert [trial.status for trial in study.trials.values()] == [Status.COMPLETED] * 3
+    waits = [began.at - end.at for end, began in zip(first.ends, first.starts[1:], strict=False)]
+    assert [wait >= least for wait, least in zip(waits, (0, 2, 4, 8), strict=True)] == [True] * 4
+    assert waits[0] == 0
+
+
 def test_an_interrupt_pauses_what_runs_and_a_second_loop_goes_on_with_it():
     study = OpenStudy(PROBLEM, Budget(device_seconds=60))
     loop = loop_over(study)

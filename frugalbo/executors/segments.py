@@ -22,7 +22,8 @@ from typing import Any
 
 from frugalbo.budget.amounts import Cost
 from frugalbo.errors import FrugalError
-from frugalbo.executors.base import Segment, Slot
+from frugalbo.executors.base import Segment
+from frugalbo.executors.messages import segment_from_json, segment_to_json
 from frugalbo.executors.processes import Identity
 from frugalbo.job import checkpoints
 from frugalbo.study import Ended, Reported, event_from_json, event_to_json
@@ -60,9 +61,7 @@ class Orders:
 
     def to_json(self) -> dict[str, Any]:
         """As plain JSON types."""
-        record = asdict(self)
-        record["segment"]["folder"] = str(self.segment.folder)
-        return record
+        return {**asdict(self), "segment": segment_to_json(self.segment)}
 
     @classmethod
     def read(cls, path: Path) -> Orders:
@@ -72,9 +71,7 @@ class Orders:
     @classmethod
     def from_json(cls, record: Mapping[str, Any]) -> Orders:
         """The orders that `to_json` wrote."""
-        segment = dict(record["segment"])
-        segment.update(slot=Slot(**segment["slot"]), folder=Path(segment["folder"]))
-        fields = dict(record, segment=Segment(**segment))
+        fields = dict(record, segment=segment_from_json(record["segment"]))
         for name in ("controller", "template"):
             fields[name] = Identity(**record[name])
         for name in ("words", "cores"):

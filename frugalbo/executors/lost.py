@@ -1,0 +1,137 @@
+"""What became of a segment whose seat was lost, or whose controller: the machine that ran it is asked, or its files.
+
+For executors whose segments run on other machines, with their folders on storage that all of them see.
+"""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Callable
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import Self
+
+from frugalbo.budget.amounts import Cost
+from frugalbo.executors import processes
+from frugalbo.executors.base import Segment
+from frugalbo.executors.messages import events_from_text
+from frugalbo.executors.recovery import recover_segment
+from frugalbo.executors.segments import BEAT_S, SegmentFolder, cost_of
+from frugalbo.slot import Slot
+from frugalbo.study import Cause, Ended, Event, Outcome, Reported, Started, event_to_json
+
+_SILENCE_S = 5.0  # a supervisor that has left no sign for so long, twenty beats, is gone
+_LOOK_S = 0.1
+
+
+@dataclass(frozen=True, slots=True)
+class Lost:
+    """A segment of which nothing more is heard.
+
+    Args:
+        last: The last step that was reported.
+        asked: What it had been asked to end as.
+        why: What is known of the loss, in a sentence; empty if its controller died, which is another one.
+        preempted: Whether its device was taken away as was agreed.
+        node: Where it ran, for people.
+    """
+
+    started: Started
+    folder: Path
+    slot: Slot
+    objective: str
+    grace_s: float
+    last: int = 0
+    asked: Outcome | None = None
+    why: str = ""
+    preempted: bool = False
+    node: str = ""
+
+    @classmethod
+    def of(
+        cls,
+        segment: Segment,
+        objective: str,
+        grace_s: float,
+        *,
+        at: float,
+        last: int,
+        asked: Outcome | None,
+        why: str,
+        preempted: bool,
+        node: str,
+    ) -> Self:
+        """One that this controller submitted."""
+        held = Cost(device_seconds=segment.cap_s * segment.slot.devices)
+        started = Started(
+            segment.trial, segment.number, segment.params, segment.start, segment.until, segment.planned, held,
+            segment.slot.name, at,
+        )  # fmt: skip
+        return cls(started, segment.folder, segment.slot, objective, grace_s, last, asked, why, preempted, node)
+
+    def question(self, now: float) -> tuple[str, str, str, str, float]:
+        """What `seat.recover` is to be asked."""
+        started, slot = json.dumps(event_to_json(self.started)), json.dumps(asdict(self.slot))
+        return started, str(self.folder), self.objective, slot, now
+
+
+def find_out(
+    lost: Lost, *, ask: Callable[[str], str | None], now: Callable[[], float], elapsed_s: float | None
+) -> list[Event]:
+    """The late reports of a lost segment and its `Ended`.
+
+    `ask` has `seat.recover` called on a machine, named by `processes.machine`, and gives None if that is not
+    there. `elapsed_s` is the time since it was submitted, where this controller has done so.
+    """
+    files = SegmentFolder(lost.folder, lost.started.segment)
+    orders = files.read_orders()
+    said = None
+    if orders is not None and orders.machine != processes.machine():
+        said = ask(orders.machine)
+        if said is None:
+            _await_silence(files, most_s=orders.segment.cap_s + lost.grace_s)
+    if said is not None:
+        events = events_from_text(said)
+    else:
+        events = recover_segment(lost.started, lost.folder, objective=lost.objective, slots=[lost.slot], now=now())
+    late = [event for event in events if isinstance(event, Reported) and event.step > lost.last]
+    ended = next(event for event in events if isinstance(event, Ended))
+    if files.read_receipt() is None and orders is not None:
+        ended = replace(ended, used=_charge(files, orders.segment, elapsed_s, ended.used))
+    return [*late, _explained(lost, ended)]
+
+
+def _charge(files: SegmentFolder, segment: Segment, elapsed_s: float | None, used: Cost) -> Cost:
+    """Up to the last sign of life, both ends by the clock of the storage, which need not be ours."""
+    try:
+        began = (files.path / "orders.json").stat().st_mtime
+    except OSError:
+        return used
+    beat = files.last_beat()
+    seconds = min((beat or began) - began + BEAT_S, segment.cap_s)
+    return cost_of(segment, seconds if elapsed_s is None else min(seconds, elapsed_s))
+
+
+def _explained(lost: Lost, ended: Ended) -> Ended:
+    if ended.outcome != Outcome.INTERRUPTED:
+        return ended
+    if lost.asked == Outcome.STOPPED:
+        return replace(ended, outcome=Outcome.STOPPED, message="the scheduler gave it up", cause=None)
+    cause = Cause.PREEMPTED if lost.preempted else Cause.INFRASTRUCTURE
+    where = f" (node {lost.node[:8]})" if lost.node else ""
+    return replace(ended, cause=cause, message=f"{lost.why}{where}" if lost.why else ended.message)
+
+
+def _await_silence(files: SegmentFolder, *, most_s: float) -> None:
+    """Until a receipt is there or the segment leaves no sign of life any more.
+
+    Its machine cannot be reached, but may be alive, and end the job any moment as its seat is gone. Only
+    changes of stamps count, as its clock need not be ours.
+    """
+    give_up = time.monotonic() + most_s
+    beat, heard = files.last_beat(), time.monotonic()
+    while files.read_receipt() is None and time.monotonic() < min(give_up, heard + _SILENCE_S):
+        time.sleep(_LOOK_S)
+        if (now := files.last_beat()) != beat:
+            beat, heard = now, time.monotonic()

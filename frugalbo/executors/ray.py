@@ -1,0 +1,421 @@
+"""Segments on a Ray cluster: each slot is a seat (`frugalbo.executors.seat`) in an actor of its own.
+
+    controller -> actor (one a slot) -> template -> supervisor (one a segment) -> job
+
+The actor holds the slot's resources, wherever Ray finds them; below it all is as on one machine,
+with the supervisor's caps, cost and receipts. Trials' folders must be seen by all nodes under one path.
+
+| who is killed | what happens |
+|---|---|
+| the job, a supervisor, the template | as in `frugalbo.executors.local`; the seat says so |
+| an actor | its supervisor ends the job as if the controller had died; the controller reads the receipt |
+| a node | the same; where nobody is left to write a receipt it is charged up to its last sign of life |
+| the controller | Ray ends its actors; `recover` reads the receipts |
+
+All of these but the first are infrastructure: the segment is interrupted, not failed.
+"""
+
+from __future__ import annotations
+
+import json
+import time
+import uuid
+import warnings
+from collections.abc import Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import asdict, replace
+from pathlib import Path
+from typing import Any, Self
+
+import frugalbo
+from frugalbo.errors import ExecutorError, FrugalWarning, ProblemError
+from frugalbo.executors import seat
+from frugalbo.executors.base import Segment
+from frugalbo.executors.lost import Lost, find_out
+from frugalbo.executors.messages import confirm, events_from_text, segment_to_json
+from frugalbo.executors.nodes import Nodes, back_off_s
+from frugalbo.executors.ray_cluster import Cluster, ray_pool_slots, ray_slots, requests
+from frugalbo.executors.ray_places import Place, Running, reason, refuse_for_good, shares
+from frugalbo.executors.segments import absolute
+from frugalbo.pool import Pool
+from frugalbo.problem import IN_MEMORY, Problem, job_address
+from frugalbo.slot import Slot
+from frugalbo.study import Ended, Event, Outcome, Reported, Started
+
+_POLL_S = 10.0  # how long a seat waits for something to happen before it says that nothing did
+_LOOK_S = 0.05  # how often what is found out of lost segments is looked at, and whether a seat is due again
+_GATHER_S = 10.0  # how long the first seat waits for the others before the run begins
+_EXIT_S = 10.0  # what seats may need above the grace to end their jobs, when the executor is left
+_PATIENCE_S = 60.0  # a seat that has said nothing so long after the cap hangs
+_RECOVER_S = 60.0  # what a node may need above the grace to say what became of a segment
+_THREADS = 4  # of a seat: one runs, one lives, two to cancel and to look
+
+
+class RayExecutor:
+    """Runs the segments of one problem on slots of a Ray cluster.
+
+    Args:
+        devices: Which slots, as for `ray_cluster.ray_slots`; all GPUs of the cluster, or else cores, if not given.
+        pools: In the place of `devices` and their price.
+        address: As for `ray_cluster.Cluster`.
+        labels: Of each pool, the labels that its nodes carry in Ray, such as `{"spot": {"market": "spot"}}`.
+        runtime_env: As for `ray.init`; a job below its `working_dir` is run from the copy that Ray sends along.
+        patience_s: How long to wait for a slot that the cluster does not have (it may grow), before going on without.
+        grace_s: As for `LocalExecutor`.
+        preload: As for `LocalExecutor`.
+
+    Raises:
+        ExecutorError: On entering, if there is no such cluster, the job cannot be loaded, or no slot is to be had.
+        ProblemError: If the job is a function that only this process has.
+    """
+
+    def __init__(
+        self,
+        problem: Problem,
+        *,
+        devices: str | None = None,
+        dollars_per_hour: float = 0.0,
+        pools: Sequence[Pool] | None = None,
+        address: str | None = None,
+        labels: Mapping[str, Mapping[str, str]] | None = None,
+        runtime_env: Mapping[str, Any] | None = None,
+        patience_s: float = 300.0,
+        grace_s: float = 1.5,
+        preload: Sequence[str] = ("torch",),
+    ) -> None:
+        if job_address(problem.job) == IN_MEMORY:
+            raise ProblemError("other machines cannot run a function that only this process has: move it to a file")
+        self._problem = problem
+        self._devices, self._dollars_per_hour, self._pools = devices, dollars_per_hour, pools
+        self._address = address
+        self._labels = dict(labels or {})
+        self._runtime_env = dict(runtime_env or {})
+        self._patience_s = patience_s
+        self._grace_s = grace_s
+        self._preload = list(preload)
+        self._epoch = time.time() - time.monotonic()
+        self._run = uuid.uuid4().hex
+        self._cluster: Cluster | None = None
+        self._places: list[Place] = []
+        self._nodes = Nodes()
+        self._events: list[Reported | Ended] = []
+        self._finders = ThreadPoolExecutor(max_workers=8, thread_name_prefix="frugalbo-lost")
+
+    @property
+    def slots(self) -> Sequence[Slot]:
+        """The slots that there are, or that the cluster may still come up with."""
+        now = time.monotonic()
+        return [p.slot for p in self._places if p.is_ready or p.running or now < p.since + self._patience_s]
+
+    @property
+    def grace_s(self) -> float:
+        """What a job may take from being asked to end until it is killed."""
+        return self._grace_s
+
+    @property
+    def nodes(self) -> Mapping[str, str]:
+        """The node of each slot that has one, by Ray's id."""
+        return {place.slot.name: place.node for place in self._places if place.is_ready}
+
+    def free_slots(self) -> Sequence[Slot]:
+        """The slots that are there and on which nothing runs, in a fixed order."""
+        return [place.slot for place in self._places if place.is_ready and place.running is None]
+
+    def now(self) -> float:
+        """Seconds since 1970 in UTC, by the controller's clock, set once, so that it never jumps."""
+        return self._epoch + time.monotonic()
+
+    def __enter__(self) -> Self:
+        if self._cluster is not None:
+            raise ExecutorError("this executor is entered already")
+        self._cluster = cluster = Cluster(self._address, runtime_env=self._runtime_env)
+        try:
+            there = {"cpus": cluster.total("CPU"), "gpus": cluster.total("GPU")}
+            if self._pools is not None:
+                slots = ray_pool_slots(self._pools, **there)
+            else:
+                slots = ray_slots(self._devices, **there, dollars_per_hour=self._dollars_per_hour)
+            self._places = [Place(slot, since=time.monotonic()) for slot in slots]
+            self._gather()
+        except BaseException:
+            self._close()
+            raise
+        return self
+
+    def __exit__(self, *exc: object) -> None:
+        """End all that runs; what became of it can still be had from `wait`."""
+        try:
+            give_up = time.monotonic() + self._grace_s + _EXIT_S
+            for place in self._places:
+                if place.running is not None:
+                    self._ask(place, Outcome.INTERRUPTED)
+            while any(place.running for place in self._places) and time.monotonic() < give_up:
+                self._collect(0.5)
+            for place in self._places:
+                if place.running is not None:
+                    self._lose(place, "its seat did not answer")
+            give_up = time.monotonic() + self._grace_s + _EXIT_S
+            while any(place.running for place in self._places) and time.monotonic() < give_up:
+                self._collect(0.5)
+        finally:
+            self._close()
+
+    def submit(self, segment: Segment) -> None:
+        """Start a segment on its slot, which must be free.
+
+        Raises:
+            ExecutorError: If the slot is not free or its node does not see the trial's folder.
+        """
+        place = next((place for place in self._places if place.slot == segment.slot), None)
+        if self._cluster is None or place is None:
+            raise ExecutorError(f"expected one of {[s.name for s in self.slots]}, got slot {segment.slot.name!r}")
+        if place.running is not None or not place.is_ready:
+            why = f"trial {place.running.segment.trial} runs there" if place.running else "it has no node now"
+            raise ExecutorError(f"slot {segment.slot.name!r} is not free: {why}")
+        if any(other.running and other.running.segment.trial == segment.trial for other in self._places):
+            raise ExecutorError(f"trial {segment.trial} is running already")
+        if not segment.cap_s > 0:
+            raise ExecutorError(f"expected a cap above 0 s, got {segment.cap_s!r}")
+        segment = absolute(segment)
+        if segment.folder.parent not in place.seen and not self._check_shared(place, segment.folder.parent):
+            return self._begin_nothing(place, segment)
+        place.running = Running(segment, time.monotonic(), self.now(), segment.start)
+        place.poll = place.actor.begin.remote(json.dumps(segment_to_json(segment)), _POLL_S)
+        return None
+
+    def cancel(self, trial: int, outcome: Outcome = Outcome.STOPPED) -> None:
+        """Ask a running trial to end; one that reached its end meanwhile is still `COMPLETED` or `PAUSED`."""
+        for place in self._places:
+            if place.running is not None and place.running.segment.trial == trial:
+                self._ask(place, outcome)
+
+    def wait(self, timeout_s: float) -> Sequence[Reported | Ended]:
+        """The events since the last call; waits for the first of them, at most `timeout_s`.
+
+        Raises:
+            ExecutorError: If there is no slot left, and none was to be had for `patience_s`.
+        """
+        if self._cluster is not None:
+            give_up = time.monotonic() + timeout_s
+            free = len(self.free_slots())
+            self._collect(0.0)
+            while not self._events and (left := give_up - time.monotonic()) > 0 and len(self.free_slots()) <= free:
+                self._collect(left)
+            if not self._events and not self.slots:
+                raise ExecutorError(f"the cluster had no node for any slot for {self._patience_s:.0f} s")
+        events, self._events = self._events, []
+        return events
+
+    def recover(self, started: Started, folder: Path) -> Sequence[Event]:
+        """What became of a segment whose controller died; nothing of it is alive after this.
+
+        Raises:
+            ExecutorError: If the segment is running here.
+        """
+        for place in self._places:
+            running = place.running
+            if running and (running.segment.trial, running.segment.number) == (started.trial, started.segment):
+                raise ExecutorError(f"segment {started.segment} of trial {started.trial} runs here, it is not lost")
+        slot = next((p.slot for p in self._places if p.slot.name == started.slot), Slot(started.slot, "cpu", 0))
+        return self._find_out(Lost(started, folder.resolve(), slot, self._problem.objective.metric, self._grace_s))
+
+    # Seats
+
+    def _gather(self) -> None:
+        """Wait for the seats: all of them, or, a while after the first, those that there are."""
+        began, first = time.monotonic(), None
+        while not all(place.is_ready for place in self._places):
+            now = time.monotonic()
+            if any(place.is_ready for place in self._places):
+                first = now if first is None else first
+                if now > first + _GATHER_S:
+                    there = f"{len(self.free_slots())} of {len(self._places)} slots"
+                    message = f"the run begins with {there}; the others join it when the cluster has room for them"
+                    warnings.warn(message, FrugalWarning, stacklevel=3)
+                    return
+            elif now > began + self._patience_s:
+                assert self._cluster is not None
+                has = f"{self._cluster.total('CPU'):g} cores and {self._cluster.total('GPU'):g} GPUs"
+                wanted = self._places[0].slot
+                asked = f"{wanted.threads} cores" + (f" and {wanted.devices:g} GPUs" if wanted.kind == "cuda" else "")
+                raise ExecutorError(f"no slot of {asked} was to be had in {self._patience_s:.0f} s; it has {has}")
+            self._collect(0.5)
+
+    def _open(self, place: Place) -> None:
+        """Ask for a seat."""
+        assert self._cluster is not None
+        from frugalbo.executors.ray_seat import RaySeat
+
+        ray = self._cluster.ray
+        asked = requests(
+            place.slot, self._labels.get(place.slot.pool, {}), self._nodes.avoided(self._cluster.alive_nodes())
+        )
+        place.actor = ray.remote(RaySeat).options(max_concurrency=_THREADS, max_restarts=0, **asked).remote()
+        sent = self._runtime_env.get("working_dir")
+        order = {
+            "version": frugalbo.__version__,
+            "problem": {**self._problem.to_json(), "root": str(Path(self._problem.root).resolve())},
+            "sent": str(Path(sent).resolve()) if sent and "://" not in sent else None,
+            "slot": asdict(place.slot),
+            "grace_s": self._grace_s,
+            "preload": self._preload,
+        }
+        place.opening = place.actor.open.remote(json.dumps(order))
+
+    def _opened(self, place: Place, said: str) -> None:
+        record = json.loads(said)
+        if "error" in record:
+            raise ExecutorError(record["error"])
+        place.opening, place.node = None, record["node"]
+        place.life = place.actor.live.remote()
+
+    def _lose(self, place: Place, why: str, *, preempted: bool = False) -> None:
+        """The seat is gone: find out what became of its segment, and ask for another one."""
+        assert self._cluster is not None
+        if place.actor is not None:
+            self._cluster.ray.kill(place.actor)
+        running, node = place.running, place.node
+        if node:
+            self._nodes.note(node, well=False)
+        place.failures += 1
+        place.actor = place.opening = place.life = place.poll = None
+        place.node, place.seen = "", set()
+        place.since = time.monotonic()
+        place.due = place.since + back_off_s(place.failures)
+        if running is not None and running.finding_out is None:
+            lost = Lost.of(
+                running.segment,
+                self._problem.objective.metric,
+                self._grace_s,
+                at=running.at,
+                last=running.last,
+                asked=running.asked,
+                why=why,
+                preempted=preempted or running.segment.slot.preemptible,
+                node=node,
+            )
+            running.finding_out = self._finders.submit(self._find_out, lost, running.submitted)
+
+    def _find_out(self, lost: Lost, submitted: float | None = None) -> list[Event]:
+        """What became of a lost segment, asking the machine that it ran on if that is there."""
+        cluster = self._cluster
+        assert cluster is not None
+
+        def ask(machine: str) -> str | None:
+            patience_s = self._grace_s + _RECOVER_S
+            return cluster.call_on(machine, seat.recover, *lost.question(self.now()), timeout_s=patience_s)
+
+        elapsed_s = None if submitted is None else time.monotonic() - submitted
+        return find_out(lost, ask=ask, now=self.now, elapsed_s=elapsed_s)
+
+    def _check_shared(self, place: Place, folder: Path) -> bool:
+        """Whether a folder is the same at the seat; False if the seat is lost."""
+        assert self._cluster is not None
+        try:
+            is_shared = shares(self._cluster.ray, place, folder, self._run)
+        except self._cluster.ray.exceptions.RayError:
+            return False
+        if not is_shared:
+            raise ExecutorError(
+                f"expected {folder} on the node of slot {place.slot.name!r} as it is here: give storage that all nodes "
+                f"see under the same path"
+            )
+        place.seen.add(folder)
+        return True
+
+    # Segments
+
+    def _begin_nothing(self, place: Place, segment: Segment) -> None:
+        """The seat was lost before the segment could begin."""
+        place.running = Running(segment, time.monotonic(), self.now(), segment.start)
+        self._lose(place, "its node was lost before it began")
+
+    def _ask(self, place: Place, outcome: Outcome) -> None:
+        running = place.running
+        if running is not None and running.asked is None:
+            running.asked = outcome
+            if place.is_ready and running.finding_out is None:
+                place.actor.cancel.remote(running.segment.trial, running.segment.number, str(outcome))
+
+    def _collect(self, timeout_s: float) -> None:
+        """Take in what seats say, at most one instant's worth; waits for the first word."""
+        assert self._cluster is not None
+        ray = self._cluster.ray
+        now = time.monotonic()
+        for place in self._places:
+            running = place.running
+            is_heard = place.is_ready and running and running.finding_out is None
+            if running and is_heard and now > running.submitted + running.segment.cap_s + _PATIENCE_S:
+                self._lose(place, "its seat said nothing long after the cap")
+            if place.actor is None and now >= place.due:
+                self._open(place)
+        waiting = {
+            ref: place for place in self._places for ref in (place.opening, place.life, place.poll) if ref is not None
+        }
+        if any(place.actor is None or (place.running and place.running.finding_out) for place in self._places):
+            timeout_s = min(timeout_s, _LOOK_S)
+        if waiting:
+            refs = list(waiting)
+            ready, _ = ray.wait(refs, num_returns=1, timeout=max(0.0, timeout_s), fetch_local=False)
+            if ready:
+                ready, _ = ray.wait(refs, num_returns=len(refs), timeout=0, fetch_local=False)
+            for ref in sorted(ready, key=lambda ref: ref == waiting[ref].life):  # what it said before it died
+                self._hear(waiting[ref], ref)
+        elif timeout_s > 0:
+            time.sleep(timeout_s)
+        for place in self._places:
+            if place.running and (found := place.running.finding_out) and found.done():
+                self._take(place, found.result(), is_lost=True)
+
+    def _hear(self, place: Place, ref: Any) -> None:  # noqa: ANN401 - a reference of Ray's
+        assert self._cluster is not None
+        errors = self._cluster.ray.exceptions
+        if ref not in (place.opening, place.poll, place.life):
+            return None  # of a seat that was lost a moment ago
+        try:
+            said = self._cluster.ray.get(ref)
+        except errors.RayActorError as error:
+            refuse_for_good(error, is_opening=ref == place.opening)
+            return self._lose(place, f"its node or its seat there was lost: {reason(error)}", preempted=error.preempted)
+        except errors.RayError as error:  # something in the seat, such as a full disk
+            return self._lose(place, f"its seat could not go on: {reason(error)}")
+        if ref == place.opening:
+            return self._opened(place, said)
+        place.poll = None
+        self._take(place, events_from_text(said), is_lost=False)
+        if place.running is not None:
+            place.poll = place.actor.events.remote(_POLL_S)
+        return None
+
+    def _take(self, place: Place, events: Sequence[Event], *, is_lost: bool) -> None:
+        """Hand on the events of a segment; stamps are put between its start and now, whatever the node's clock says."""
+        running = place.running
+        assert running is not None
+        for event in events:
+            event = replace(event, at=min(max(event.at, running.at), self.now()))
+            if isinstance(event, Reported) and event.step > running.last:
+                running.last = event.step
+                self._events.append(event)
+            elif isinstance(event, Ended):
+                self._events.append(confirm(event, running.segment, time.monotonic() - running.submitted))
+                place.running = None
+                if not is_lost:
+                    place.failures = 0
+                    self._nodes.note(place.node, well=True)
+
+    def _close(self) -> None:
+        """Leave nothing."""
+        if self._cluster is None:
+            return
+        ray = self._cluster.ray
+        closing = [place.actor.close.remote() for place in self._places if place.actor is not None and place.is_ready]
+        if closing:
+            ray.wait(closing, num_returns=len(closing), timeout=self._grace_s + _EXIT_S)
+        for place in self._places:
+            if place.actor is not None:
+                ray.kill(place.actor)
+            place.running = None
+            place.actor = place.opening = place.life = place.poll = None
+        self._places = []
+        self._cluster.close()
+        self._cluster = None

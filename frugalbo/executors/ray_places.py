@@ -1,0 +1,101 @@
+"""Slots of a Ray cluster and the seats that have them now; and what Ray says when it cannot give one."""
+
+from __future__ import annotations
+
+from concurrent.futures import Future
+from dataclasses import dataclass, field
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+from frugalbo.errors import ExecutorError
+from frugalbo.executors.base import Segment
+from frugalbo.slot import Slot
+from frugalbo.study import Event, Outcome
+
+
+@dataclass(slots=True)
+class Running:
+    """A segment that was submitted.
+
+    Args:
+        submitted: When, by the monotonic clock.
+        at: When, by the executor's.
+        last: The last step that was reported.
+        asked: What it was asked to end as.
+        finding_out: What became of it, once its seat is lost.
+    """
+
+    segment: Segment
+    submitted: float
+    at: float
+    last: int
+    asked: Outcome | None = None
+    finding_out: Future[list[Event]] | None = None
+
+
+@dataclass(slots=True)
+class Place:
+    """A slot and the seat that has it now, if one has.
+
+    Args:
+        since: When a seat was asked for, after the last one was lost.
+        due: When to ask for one, if none was.
+        failures: How many seats were lost in a row.
+        opening: Ray's reference to the seat's answer that it is ready.
+        life: One that resolves when the seat dies.
+        poll: One to the next events.
+        seen: Folders that the seat's node shares with us.
+    """
+
+    slot: Slot
+    since: float = 0.0
+    due: float = 0.0
+    failures: int = 0
+    actor: Any = None
+    opening: Any = None
+    life: Any = None
+    poll: Any = None
+    node: str = ""
+    seen: set[Path] = field(default_factory=set)
+    running: Running | None = None
+
+    @property
+    def is_ready(self) -> bool:
+        """Whether it has a seat that can take a segment."""
+        return self.life is not None
+
+
+def shares(ray: ModuleType, place: Place, folder: Path, mark: str) -> bool:
+    """Whether a folder is the same at the seat as it is here.
+
+    Raises:
+        RayError: If the seat is lost.
+        OSError: If it cannot be made.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    probe = folder / f".shared-{mark}"
+    probe.write_text(mark)
+    try:
+        return ray.get(place.actor.sees.remote(str(probe), mark))
+    finally:
+        probe.unlink(missing_ok=True)
+
+
+def refuse_for_good(error: Exception, *, is_opening: bool) -> None:
+    """What another seat would not do better: one that cannot even be made.
+
+    Raises:
+        ExecutorError: If it is that.
+    """
+    text = str(error)
+    if is_opening and ("ModuleNotFoundError" in text or "ImportError" in text):
+        remedy = "install it there, or name it in the runtime_env"
+        raise ExecutorError(f"a node of the cluster cannot import frugalbo; {remedy}: {reason(error)}")
+    if is_opening and "RuntimeEnvSetupError" in type(error).__name__:
+        raise ExecutorError(f"the cluster cannot set up the runtime_env: {reason(error)}")
+
+
+def reason(error: Exception) -> str:
+    """The end of what Ray says, which is long."""
+    return " ".join(str(error).split())[-300:]

@@ -1,0 +1,190 @@
+"""What dies under a run on Ray, and what is left of it: nothing lost, nothing counted twice, no overspend.
+
+Several nodes of one cluster, all on this machine, by Ray's own `Cluster`.
+"""
+
+from __future__ import annotations
+
+import importlib.util
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+from local_setup import a_segment, local_problem
+
+from frugalbo.executors import processes
+from frugalbo.executors.segments import SegmentFolder
+from frugalbo.study import Cause, Ended, Outcome, Reported
+from frugalbo.testing.executors import drain
+
+pytestmark = [
+    pytest.mark.slow,
+    pytest.mark.skipif(importlib.util.find_spec("ray") is None, reason="needs Ray"),
+]
+
+STEPS = 1000
+
+
+@pytest.fixture
+def cluster():
+    """A head without cores, and two nodes of one core each; yields the nodes."""
+    from ray.cluster_utils import Cluster
+
+    from frugalbo.executors.ray_cluster import _OURS
+
+    os.environ.update({name: value for name, value in _OURS.items() if name not in os.environ})
+    import ray
+
+    memory = 80 * 2**20
+    cluster = Cluster(initialize_head=True, head_node_args={"num_cpus": 0, "object_store_memory": memory})
+    try:
+        nodes = [cluster.add_node(num_cpus=1, object_store_memory=memory, wait=False) for _ in range(2)]
+        cluster.wait_for_nodes(90)
+        ray.init(address=cluster.address, log_to_driver=False, logging_level="ERROR")
+        yield nodes
+    finally:
+        ray.shutdown()
+        cluster.shutdown()
+
+
+def raylet_of(node):
+    return next(process.process.pid for process in node.all_processes["raylet"])
+
+
+def submit_two(executor, folder):
+    for trial, slot in enumerate(executor.slots):
+        executor.submit(
+            a_segment(folder / f"trial-{trial}", trial=trial, slot=slot, until=STEPS, planned=STEPS, cap_s=120.0)
+        )
+
+
+def until_both_report(executor):
+    events = []
+    while {event.trial for event in events if isinstance(event, Reported) and event.step > 5} != {0, 1}:
+        events += executor.wait(1.0)
+    return events
+
+
+def watchers(folder, trial):
+    """The supervisor and the job of a trial's segment."""
+    supervisor, job, _ = SegmentFolder(folder / f"trial-{trial}", 0).read_processes()
+    return supervisor, job
+
+
+def gone_within(who, seconds):
+    give_up = time.monotonic() + seconds
+    while processes.is_alive(who) and time.monotonic() < give_up:
+        time.sleep(0.02)
+    return not processes.is_alive(who)
+
+
+def check_lost(events, trial, folder):
+    """Interrupted by infrastructure, with all that was reported, charged what was used, resumable."""
+    [ended] = [event for event in events if isinstance(event, Ended) and event.trial == trial]
+    assert (ended.outcome, ended.cause, ended.failure) == (Outcome.INTERRUPTED, Cause.INFRASTRUCTURE, None)
+    steps = [event.step for event in events if isinstance(event, Reported) and event.trial == trial]
+    assert steps == list(range(1, len(steps) + 1))
+    assert ended.checkpoint >= steps[-1] - 1
+    files = SegmentFolder(folder / f"trial-{trial}", 0)
+    written = files.reports.read_text().count("\n")
+    assert written == len(steps)
+    assert 0 < ended.used.device_seconds < 60
+    return ended
+
+
+def test_a_lost_seat_and_a_lost_node_interrupt_their_segments_alone(cluster, tmp_path):
+    from frugalbo.executors.ray import RayExecutor
+
+    executor = RayExecutor(local_problem("steps_for_ever", steps=STEPS), devices="cpu:2", preload=(), grace_s=1.0)
+    with executor:
+        by_node = {node: slot for slot, node in executor.nodes.items()}
+        assert len(by_node) == 2  # a slot on each
+        submit_two(executor, tmp_path)
+        events = until_both_report(executor)
+        supervisors = [watchers(tmp_path, trial) for trial in (0, 1)]
+
+        # A seat: kill -9 of the process that the first supervisor takes for its controller.
+        seat = SegmentFolder(tmp_path / "trial-0", 0).read_orders().controller
+        os.kill(seat.pid, signal.SIGKILL)
+        events += drain(executor, timeout_s=60)
+        check_lost(events, 0, tmp_path)
+        assert all(gone_within(who, 5) for who in supervisors[0])
+        assert not any(isinstance(event, Ended) and event.trial == 1 for event in events)
+
+        # A node: kill -9 of its raylet. It is that of the other trial.
+        node = executor.nodes[executor.slots[1].name]
+        [raylet] = [raylet_of(n) for n in cluster if n.unique_id == node or n._node_id == node]
+        os.kill(raylet, signal.SIGKILL)
+        while not any(isinstance(event, Ended) and event.trial == 1 for event in events):
+            events += executor.wait(1.0)
+        check_lost(events, 1, tmp_path)
+        assert all(gone_within(who, 5) for who in supervisors[1])
+
+        # The node that is left runs both, one after the other, each from its checkpoint.
+        give_up = time.monotonic() + 60
+        while not executor.free_slots() and time.monotonic() < give_up:
+            executor.wait(0.5)
+        [slot] = executor.free_slots()
+        for trial in (0, 1):
+            ended = next(event for event in events if isinstance(event, Ended) and event.trial == trial)
+            until = ended.checkpoint + 3
+            executor.submit(
+                a_segment(
+                    tmp_path / f"trial-{trial}", trial=trial, number=1, slot=slot, start=ended.checkpoint,
+                    until=until, planned=until,
+                )
+            )  # fmt: skip
+            *reports, again = drain(executor, timeout_s=60)
+            assert [report.step for report in reports] == list(range(ended.checkpoint + 1, until + 1))
+            assert again.outcome == Outcome.COMPLETED
+
+
+def test_a_run_whose_controller_is_killed_goes_on_as_if_it_had_paused(tmp_path):
+    """kill -9 of the controller takes the cluster with it, as that was its own; `resume` finishes the run."""
+    import frugalbo as fb
+    from frugalbo.api import read_study
+    from frugalbo.store import Store
+
+    script, storage = Path(__file__).parent / "ray_controller.py", tmp_path / "runs.db"
+    env = {name: value for name, value in os.environ.items() if name != "RAY_ADDRESS"}
+    command = [sys.executable, str(script), str(tmp_path)]
+    controller = subprocess.Popen(command, env=env, start_new_session=True)
+    study, give_up = None, time.monotonic() + 200
+    while time.monotonic() < give_up and controller.poll() is None:
+        time.sleep(0.2)
+        if storage.exists():
+            with Store(storage) as store:
+                study = read_study(store, store.run(None).id)
+            if len(study.trials) >= 4 and any(trial.status == fb.Status.RUNNING for trial in study.trials.values()):
+                break
+    controller.kill()
+    controller.wait()
+    assert study is not None
+    before = {n: list(trial.ends) for n, trial in study.trials.items()}
+
+    done = subprocess.run([*command, "resume"], env=env, capture_output=True, text=True, timeout=250, check=True)
+    assert "budget of evaluations is spent" in done.stdout or "nothing" in done.stdout, done.stdout
+    with Store(storage) as store:
+        study = read_study(store, store.run(None).id)
+    assert len(study.trials) == 6
+    for number, trial in study.trials.items():
+        assert trial.status == fb.Status.COMPLETED
+        assert list(trial.reports) == list(range(1, 151))
+        assert trial.ends[: len(before.get(number, []))] == before.get(number, [])
+        assert trial.used("evaluations") == 1
+    interrupted = [end for trial in study.trials.values() for end in trial.ends if end.outcome == Outcome.INTERRUPTED]
+    assert interrupted
+    assert {end.cause for end in interrupted} == {Cause.INFRASTRUCTURE}
+    assert study.ledger is not None
+    account = study.ledger.balance()["evaluations"]
+    assert (account.spent, account.held) == (6, 0)
+    for orders in tmp_path.rglob("processes.json"):
+        supervisor, job, _ = SegmentFolder(
+            orders.parents[1], int(orders.parent.name.rpartition("-")[2])
+        ).read_processes()
+        assert not processes.is_alive(supervisor)
+        assert not processes.is_alive(job)
