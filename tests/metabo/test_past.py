@@ -187,3 +187,23 @@ def test_lengthscales_of_what_nobody_knew_are_our_own():
     model = PastModel(Past.of([studies(bowl)], space), random_points(5, 3), standardised(random_points(5, 1)[:, 0]))
     expected = torch.tensor([2.0, 2.0, 1 / (0.3 * math.sqrt(3))], dtype=torch.float64)
     torch.testing.assert_close(model.relevance, expected)
+
+
+def test_a_setting_is_the_process_of_the_formula():
+    """Mean and deviation from the whole covariance, written out and solved, with the amplitude of the results."""
+    past = Past.of([studies([bowl, hill, lambda U: U[:, 0]], names=("a", "b", "c"))], SPACE)
+    X, Q = random_points(7), random_points(3, seed=5)
+    model = PastModel(past, X, standardised(bowl(X) + 0.3 * X[:, 1]))
+    U, p = torch.cat([X, Q]), model.weights
+    G, own = model.at(U)[0], matern(U, U, model.relevance, past.categorical)
+    m = G @ p
+    for part, (rho, apart, deviation) in zip(model.parts, ((1.0, 1.0, 0.4), (0.7, 1.0, 0.8)), strict=True):
+        between = sum(p[t] * torch.outer(G[:, t] - m, G[:, t] - m) for t in range(3))
+        K = 1 + 0.3**2 * torch.outer(m, m) + apart**2 * between + deviation**2 * own
+        A = K[:7, :7] + 0.02 * torch.eye(7)
+        rest = torch.linalg.solve(A, model.y - rho * m[:7])
+        amplitude = (3 + (model.y - rho * m[:7]) @ rest) / (3 + 7)
+        left = (K[7:, 7:] - K[7:, :7] @ torch.linalg.solve(A, K[:7, 7:])).diagonal()
+        mean, sd = part.say(*model.at(Q))
+        torch.testing.assert_close(mean, rho * m[7:] + K[7:, :7] @ rest)
+        torch.testing.assert_close(sd, (amplitude * left).sqrt())
