@@ -46,8 +46,7 @@ def left_idle(study: Study, balance: Balance, slots: Sequence[Slot]) -> set[str]
         balance: Tells what is left.
         slots: Those that are free.
     """
-    wall_s = balance["wall_seconds"].free
-    if math.isinf(wall_s) or not any(slot.pool for slot in slots):
+    if not any(slot.pool for slot in slots) or math.isinf(wall_s := balance["wall_seconds"].free):
         return set()
     market, lanes = Market.of(balance, study.taken), _lanes(study, balance, slots)
     lanes.sort(key=lambda lane: market.charge(lane.slot, 3600.0))
