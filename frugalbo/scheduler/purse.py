@@ -32,7 +32,7 @@ _MORE = (8, 64)
 # For more slots than this the proposer is asked little by little: near the end hardly anything is affordable.
 _AT_ONCE = sum(_MORE)
 
-_Kind = tuple[str, int, float, float]
+_Kind = tuple[str, float, float, float]
 
 
 def _kind_of(slot: Slot) -> _Kind:
