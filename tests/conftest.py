@@ -1,4 +1,28 @@
+import importlib.util
 import os
 
 # Before torch is imported anywhere: tests share two cores.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
+
+import pytest
+
+from frugalbo.testing.postgres import PrivatePostgres, find_programs, fresh_schema
+
+
+@pytest.fixture(scope="session")
+def postgres():
+    """A server of our own."""
+    if importlib.util.find_spec("psycopg") is None:
+        pytest.skip("psycopg is not installed: pip install 'frugalbo[postgresql]'")
+    if find_programs() is None:
+        pytest.skip("PostgreSQL's server is not installed (Debian: apt-get install postgresql)")
+    with PrivatePostgres() as server:
+        yield server
+
+
+@pytest.fixture
+def postgresql_url(request):
+    """An empty schema in the database of FRUGALBO_TEST_POSTGRESQL_URL, else in a server of our own."""
+    where = os.environ.get("FRUGALBO_TEST_POSTGRESQL_URL") or request.getfixturevalue("postgres").url
+    with fresh_schema(where) as url:
+        yield url

@@ -70,7 +70,7 @@ NEVER = [
 HEAVY = {"models", "acquisition", "metabo", "optim", "integrations"}
 # Third-party packages that only these may import when they are imported themselves.
 ONLY_IN = {
-    "sqlalchemy": {"store"},
+    "sqlalchemy": {"store", "testing.postgres"},
     "rich": {"live"},
     "matplotlib": {
         "report.plots",

@@ -1,7 +1,6 @@
 import os
 import subprocess
 import sys
-import uuid
 from contextlib import contextmanager
 
 import pytest
@@ -11,8 +10,6 @@ from frugalbo.errors import StorageError
 from frugalbo.store import Store
 from frugalbo.study import Reported
 from frugalbo.testing.stores import SPEC, StoreConformance
-
-POSTGRESQL = os.environ.get("FRUGALBO_TEST_POSTGRESQL_URL")
 
 
 def report(step):
@@ -25,20 +22,10 @@ class TestSQLite(StoreConformance):
         return f"sqlite:///{tmp_path}/runs.db"
 
 
-@pytest.mark.skipif(not POSTGRESQL, reason="FRUGALBO_TEST_POSTGRESQL_URL names no PostgreSQL database to test in")
 class TestPostgreSQL(StoreConformance):
     @pytest.fixture
-    def url(self):
-        """A schema of its own in that database, dropped afterwards."""
-        assert POSTGRESQL
-        name, base = f"frugalbo_{uuid.uuid4().hex}", sa.make_url(POSTGRESQL).set(drivername="postgresql+psycopg")
-        engine = sa.create_engine(base)
-        with engine.begin() as connection:
-            connection.exec_driver_sql(f"CREATE SCHEMA {name}")
-        yield base.update_query_dict({"options": f"-csearch_path={name}"}).render_as_string(hide_password=False)
-        with engine.begin() as connection:
-            connection.exec_driver_sql(f"DROP SCHEMA {name} CASCADE")
-        engine.dispose()
+    def url(self, postgresql_url):
+        return postgresql_url
 
 
 @pytest.fixture
