@@ -81,7 +81,7 @@ def _parser() -> argparse.ArgumentParser:
     tune.add_argument("--devices", help="such as cuda, cuda:0,1, cpu:2, cpu:2x4; all that are found by default")
     tune.add_argument(
         "--backend", default="local", metavar="NAME",
-        help="where trials run: local, ray, ray:ADDRESS, or a file of TOML with options",
+        help="where trials run: local, ray, ray:ADDRESS, slurm, slurm:PARTITION, or a file of TOML with options",
     )  # fmt: skip
     tune.add_argument("--price", type=float, default=0.0, metavar="USD", help="price of a device-hour")
     tune.add_argument("--pools", metavar="FILE", help="devices of several prices and speeds, in a file of TOML")

@@ -7,7 +7,9 @@
 | `local` | processes on this machine's devices |
 | `ray` | the Ray cluster that `RAY_ADDRESS` names, or else one of its own on this machine |
 | `ray:auto`, `ray:10.0.0.1:6379` | the Ray cluster that runs on this machine, or at that address |
+| `slurm`, `slurm:gpu` | jobs of the Slurm cluster that this machine belongs to, in its default partition or that one |
 | `cluster.toml` | a file with `name = "ray"`, and `address`, `labels`, `runtime_env` or `patience_s` of `RayExecutor` |
+| | or with `name = "slurm"`, and `partition`, `partitions`, `sbatch` or `python` of `SlurmExecutor` |
 """
 
 from __future__ import annotations
@@ -24,8 +26,12 @@ from frugalbo.executors.local import LocalExecutor
 from frugalbo.pool import Pool
 from frugalbo.problem import Problem
 
-BACKENDS = ("local", "ray")
-_RAY_OPTIONS = ("address", "labels", "runtime_env", "patience_s")
+BACKENDS = ("local", "ray", "slurm")
+_OPTIONS = {
+    "local": (),
+    "ray": ("address", "labels", "runtime_env", "patience_s"),
+    "slurm": ("partition", "partitions", "sbatch", "python"),
+}
 
 
 def read_backend(backend: str | Mapping[str, Any]) -> dict[str, Any]:
@@ -40,10 +46,11 @@ def read_backend(backend: str | Mapping[str, Any]) -> dict[str, Any]:
         record = _from_file(Path(backend))
     else:
         name, _, address = backend.partition(":")
-        record = {"name": name} | ({"address": address} if address else {})
+        where = "partition" if name == "slurm" else "address"
+        record = {"name": name} | ({where: address} if address else {})
     if record.get("name") not in BACKENDS:
         raise ExecutorError(f"expected one of the backends {', '.join(BACKENDS)}, got {record.get('name')!r}")
-    known = _RAY_OPTIONS if record["name"] == "ray" else ()
+    known = _OPTIONS[record["name"]]
     if unknown := set(record) - {"name", *known}:
         raise ExecutorError(f"the backend {record['name']!r} has no option {min(unknown)!r}; known are {list(known)}")
     return record
@@ -62,11 +69,15 @@ def make_executor(
     Raises:
         FrugalError: If it cannot run this problem, or does not have these devices.
     """
+    options = {name: value for name, value in backend.items() if name != "name"}
     if backend["name"] == "ray":
         from frugalbo.executors.ray import RayExecutor
 
-        options = {name: value for name, value in backend.items() if name != "name"}
         return RayExecutor(problem, devices=devices, dollars_per_hour=dollars_per_hour, pools=pools, **options)
+    if backend["name"] == "slurm":
+        from frugalbo.executors.slurm import SlurmExecutor
+
+        return SlurmExecutor(problem, devices=devices, dollars_per_hour=dollars_per_hour, pools=pools, **options)
     if pools is not None:
         return LocalExecutor(problem, pool_slots(pools))
     return LocalExecutor(problem, local_slots(devices, dollars_per_hour=dollars_per_hour))

@@ -36,9 +36,7 @@ _OURS = {
 _QUIET: dict[str, Any] = {"log_to_driver": False, "logging_level": "ERROR"}
 _GPU = re.compile(r"gpu(?::(?P<slots>\d+)(?:(?P<how>[x*])(?P<each>\d+(?:\.\d+)?))?)?")
 _CPU = re.compile(r"cpu(?::(?P<slots>\d+)(?:x(?P<threads>\d+))?)?")
-_EXPECTED = (
-    "expected devices of a Ray cluster such as 'gpu', 'gpu:8', 'gpu:2x4', 'gpu:8*0.25', 'cpu', 'cpu:8', 'cpu:2x4'"
-)
+_EXPECTED = "expected devices of a cluster such as 'gpu', 'gpu:8', 'gpu:2x4', 'gpu:8*0.25', 'cpu', 'cpu:8', 'cpu:2x4'"
 
 
 class Cluster:

@@ -1,9 +1,32 @@
+import tempfile
+from pathlib import Path
+
 import pytest
 from local_setup import SLOTS, a_segment, left_of, local_problem
+from slurm_cluster import SlurmCluster
 
 from frugalbo.executors.local import LocalExecutor
 from frugalbo.study import Ended
 from frugalbo.testing.executors import drain
+
+
+@pytest.fixture(scope="session")
+def slurm_cluster_of_ours():
+    with tempfile.TemporaryDirectory(prefix="fbslurm-") as folder:
+        cluster = SlurmCluster(Path(folder) / "cluster")
+        try:
+            cluster.start()
+            yield cluster
+        finally:
+            cluster.stop()
+
+
+@pytest.fixture
+def slurm(slurm_cluster_of_ours, monkeypatch):
+    """A Slurm of one node that Slurm's programs find; without jobs afterwards."""
+    monkeypatch.setenv("SLURM_CONF", str(slurm_cluster_of_ours.conf))
+    yield slurm_cluster_of_ours
+    slurm_cluster_of_ours.end_jobs()
 
 
 @pytest.fixture

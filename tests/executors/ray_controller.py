@@ -1,4 +1,4 @@
-"""A run on a Ray cluster of its own, to be killed: `ray_controller.py FOLDER` begins it, with `resume` it goes on."""
+"""A run on Ray, or on the engine that is named, to be killed: `ray_controller.py FOLDER [ENGINE]`; `resume` goes on."""
 
 import sys
 from pathlib import Path
@@ -26,7 +26,7 @@ if __name__ == "__main__":
             budget="6 trials",
             method="random",
             scheduler="fixed",
-            backend="ray",
+            backend=sys.argv[2] if sys.argv[2:] else "ray",
             devices="cpu:2",
             storage=storage,
         )

@@ -94,6 +94,8 @@ def test_pools_are_told_apart_by_the_labels_of_their_nodes():
         ("ray", {"name": "ray"}),
         ("ray:10.0.0.1:6379", {"name": "ray", "address": "10.0.0.1:6379"}),
         ({"name": "ray", "labels": {}}, {"name": "ray", "labels": {}}),
+        ("slurm", {"name": "slurm"}),
+        ("slurm:gpu-long", {"name": "slurm", "partition": "gpu-long"}),
     ],
 )
 def test_a_backend_is_one_word_or_a_few_options(text, expected):
@@ -117,6 +119,7 @@ def test_a_backend_can_be_a_file(tmp_path):
     [
         ("sun-grid", "expected one of the backends local, ray"),
         ({"name": "ray", "adress": "auto"}, "no option 'adress'"),
+        ({"name": "slurm", "labels": {}}, "no option 'labels'"),
         ("local:10.0.0.1", "no option 'address'"),
         ("nowhere.toml", "cannot read"),
     ],
