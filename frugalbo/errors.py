@@ -49,6 +49,10 @@ class StorageError(FrugalError, OSError):
     """A journal that cannot be opened, read or written."""
 
 
+class OutageError(StorageError):
+    """A journal whose database is out of reach for now: a server that restarts, a network that is cut."""
+
+
 class LeaseError(StorageError):
     """Another controller writes to this run, or took it over."""
 

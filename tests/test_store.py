@@ -157,8 +157,8 @@ def test_what_is_no_journal_is_refused_in_a_sentence_and_left_as_it_is(tmp_path,
         case "newer":
             with Store(path) as store:
                 store.create_run(SPEC)
-            execute(path, "UPDATE frugalbo_schema SET version = 2")
-            message = r"was written by a newer frugalbo \(format 2\)"
+            execute(path, "UPDATE frugalbo_schema SET version = 3")
+            message = r"was written by a newer frugalbo \(format 3\)"
         case _:
             (tmp_path / "file").write_text("")
             path = tmp_path / "file" / "runs.db"

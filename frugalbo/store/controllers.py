@@ -19,10 +19,14 @@ def open_session(connection: sa.Connection, run: int) -> sa.Row[Any] | None:
     return connection.execute(query).one_or_none()
 
 
+def live_holder(connection: sa.Connection) -> str | None:
+    """Some controller that holds any run, for people; None if none does."""
+    held = connection.execute(SESSIONS.select().where(SESSIONS.c.released_at.is_(None))).all()
+    return next((holder(session) for session in held if is_alive(session)), None)
+
+
 def is_asked_to_pause(connection: sa.Connection, session: int) -> bool:
     """Whether somebody wants the controller of a session to pause its run."""
-    if not sa.inspect(connection).has_table(PAUSES.name):
-        return False
     return connection.scalar(PAUSES.select().where(PAUSES.c.session == session)) is not None
 
 
@@ -32,9 +36,17 @@ def holder(session: sa.Row[Any]) -> str:
 
 
 def is_alive(session: sa.Row[Any]) -> bool:
-    """Whether the controller of a session may still write."""
+    """Whether the controller of a session still holds its run.
+
+    One on this host does as long as its process lives, however long it thinks; but one that is stopped
+    (SIGSTOP, Ctrl-Z), as one on another host, only as long as its last sign of life is fresh.
+    """
     if session.process and session.host == host():
-        return began(session.pid) in (session.process, "")
+        state, start = _look(session.pid)
+        if start not in (session.process, ""):
+            return False
+        if state not in ("T", "t"):
+            return True
     return time.time() - session.renewed_at <= session.ttl_s
 
 
@@ -49,16 +61,21 @@ def host() -> str:
 
 def began(pid: int) -> str | None:
     """When a process began, to tell it from a later one of the same number; None if it is dead, "" if unknown."""
+    return _look(pid)[1]
+
+
+def _look(pid: int) -> tuple[str, str | None]:
+    """The state of a process, as in proc(5), and when it began."""
     if not Path("/proc/self/stat").exists():
-        return ""
+        return "", ""
     try:
         os.kill(pid, 0)
     except ProcessLookupError:
-        return None
+        return "", None
     except OSError:
         pass  # another user's; /proc may hide it, so its absence there proves nothing
     try:
         fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
     except OSError:
-        return ""
-    return None if fields[0] in "ZX" else fields[19]  # a zombie has died; 22nd field in all, see proc(5)
+        return "", ""
+    return fields[0], None if fields[0] in "ZX" else fields[19]  # a zombie has died; 22nd field in all

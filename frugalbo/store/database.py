@@ -6,16 +6,26 @@ import sqlite3
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import Final
+from typing import Any, Final
 
 import sqlalchemy as sa
 from sqlalchemy.event import listens_for
-from sqlalchemy.exc import ArgumentError, DBAPIError, SQLAlchemyError
+from sqlalchemy.exc import ArgumentError, DBAPIError, InterfaceError, OperationalError, SQLAlchemyError
 
-from frugalbo.errors import FrugalError, StorageError
+from frugalbo.errors import FrugalError, OutageError, StorageError
+from frugalbo.store.controllers import live_holder
+from frugalbo.store.filesystem import refuse_network
+from frugalbo.store.migrations import migrate
 from frugalbo.store.tables import SCHEMA, SCHEMA_VERSION, TABLES
 
 _CREATION: Final = 0x66727567616C  # any number that others are unlikely to lock
+# A controller that is stopped in the midst of a write must not hold up who takes its run over.
+_STOPPED_S: Final = 10
+# Of libpq: a server whose host is gone is noticed within about half a minute.
+_IMPATIENT: Final = {
+    "connect_timeout": 10, "keepalives_idle": 10, "keepalives_interval": 5, "keepalives_count": 3,
+    "tcp_user_timeout": 20_000,
+}  # fmt: skip
 
 
 class Database:
@@ -47,25 +57,46 @@ class Database:
                 return False
             with self.errors():
                 self.file.parent.mkdir(parents=True, exist_ok=True)
-        with self.begin(write=create) as connection:
-            if create and not self.file:  # PostgreSQL lets several make the same table, and fails all but one
-                connection.execute(sa.select(sa.func.pg_advisory_xact_lock(_CREATION)))
-            tables = sa.inspect(connection).get_table_names()
-            if SCHEMA.name in tables:
-                version = connection.scalar(sa.select(SCHEMA.c.version)) or 0
-                if version > SCHEMA_VERSION:
-                    raise StorageError(f"{self} was written by a newer frugalbo (format {version}); please upgrade")
-            elif tables and self.file:
-                raise StorageError(f"{self} is a database of another program, with the table {tables[0]!r}")
-            elif not create:
-                return False
-            else:
-                TABLES.create_all(connection)
-                connection.execute(SCHEMA.insert().values(version=SCHEMA_VERSION))
+            refuse_network(self.file)
+        with self.begin() as connection:
+            version = self._version(connection)
+        if version is None and not create:
+            return False
+        if version != SCHEMA_VERSION:
+            self._make()
         if create and self.file:
             self._use_wal()
         self._is_checked = True
         return True
+
+    def _version(self, connection: sa.Connection) -> int | None:
+        """The version of the tables that are there; None if there are none."""
+        tables = sa.inspect(connection).get_table_names()
+        if SCHEMA.name not in tables:
+            if tables and self.file:
+                raise StorageError(f"{self} is a database of another program, with the table {tables[0]!r}")
+            return None
+        version = connection.scalar(sa.select(SCHEMA.c.version)) or 0
+        if version > SCHEMA_VERSION:
+            raise StorageError(f"{self} was written by a newer frugalbo (format {version}); please upgrade")
+        return version
+
+    def _make(self) -> None:
+        """Make the tables, or bring older ones up to date; all of it or nothing."""
+        with self.begin(write=True) as connection:
+            if not self.file:  # PostgreSQL lets several make the same table, and fails all but one
+                connection.execute(sa.select(sa.func.pg_advisory_xact_lock(_CREATION)))
+            version = self._version(connection)  # somebody else may have been faster
+            if version is None:
+                TABLES.create_all(connection)
+                connection.execute(SCHEMA.insert().values(version=SCHEMA_VERSION))
+            elif version < SCHEMA_VERSION:
+                lock(connection)
+                if writer := live_holder(connection):
+                    raise StorageError(
+                        f"{self} is of the older format {version}, in which {writer} is writing; let that one end first"
+                    )
+                migrate(connection, version)
 
     def require(self) -> None:
         """Refuse a database without tables."""
@@ -88,7 +119,8 @@ class Database:
             raise
         except (SQLAlchemyError, sqlite3.Error, OSError) as error:
             cause = error.orig if isinstance(error, DBAPIError) and error.orig else error
-            raise StorageError(f"cannot use the journal {self}: {' '.join(str(cause).split())}") from error
+            refusal = OutageError if _is_outage(error) else StorageError
+            raise refusal(f"cannot use the journal {self}: {' '.join(str(cause).split())}") from error
 
     def close(self) -> None:
         """Close all connections; a later call opens them again."""
@@ -104,6 +136,18 @@ class Database:
                     raw.cursor().execute("PRAGMA journal_mode=WAL")
             finally:
                 raw.close()
+
+
+def _is_outage(error: Exception) -> bool:
+    """Whether a database that was there may come back: it shuts down, starts up, or the connection broke."""
+    if not isinstance(error, DBAPIError):
+        return False
+    if error.connection_invalidated:
+        return True
+    # Of psycopg; no connection, no state. SQLite's errors have no such thing.
+    state = getattr(error.orig, "sqlstate", "none")
+    is_kind = isinstance(error, (OperationalError, InterfaceError))
+    return is_kind and (state is None or state.startswith(("08", "57P")))
 
 
 def lock(connection: sa.Connection) -> None:
@@ -131,7 +175,14 @@ def _address(url: str | Path) -> tuple[sa.URL, Path | None]:
 
 def _engine(url: sa.URL) -> sa.Engine:
     if url.get_backend_name() == "postgresql":
-        return sa.create_engine(url, pool_pre_ping=True, connect_args={"connect_timeout": 10})
+        engine = sa.create_engine(url, pool_pre_ping=True, connect_args=_IMPATIENT)
+
+        @listens_for(engine, "connect")
+        def limit(connection: Any, _record: object) -> None:  # noqa: ANN401 - psycopg's, which may not be installed
+            connection.execute(f"SET idle_in_transaction_session_timeout = '{_STOPPED_S}s'")
+            connection.commit()
+
+        return engine
     engine = sa.create_engine(url, connect_args={"timeout": 30})
 
     @listens_for(engine, "connect")

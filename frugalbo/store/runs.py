@@ -16,7 +16,7 @@ import sqlalchemy as sa
 from frugalbo.errors import LeaseError, StorageError
 from frugalbo.store.controllers import began, holder, host, is_alive, is_asked_to_pause, open_session
 from frugalbo.store.database import Database, lock
-from frugalbo.store.lease import Lease, last_event, spec_body
+from frugalbo.store.lease import PATIENCE_S, Lease, last_event, spec_body
 from frugalbo.store.tables import ENDINGS, EVENTS, PAUSES, RUNS, SESSIONS
 from frugalbo.study import Event, event_from_json
 
@@ -106,12 +106,19 @@ class Store:
             run = self._find(connection, run_id).number
         return self._pages(run_id, run, after)
 
-    def lease(self, run_id: str, *, ttl_s: float = 15.0) -> Lease:
+    def lease(self, run_id: str, *, ttl_s: float = 15.0, patience_s: float = PATIENCE_S) -> Lease:
         """The right to write to a run, for one controller at a time; use it in a `with`.
 
-        The lease of a process that died on this host is taken over at once, that of another host
-        when its last heartbeat is older than `ttl_s`. Clocks of hosts that disagree by more than
-        that may hand it on too early; the earlier owner is then refused, so nothing is lost.
+        The lease of a process that died on this host is taken over at once, that of another host, or
+        of a process that is stopped, when its last heartbeat is older than its `ttl_s`. Clocks of hosts
+        that disagree by more than that may hand it on too early; the earlier owner is then refused, so
+        nothing is lost.
+
+        Args:
+            run_id: The run's id.
+            ttl_s: How long it lasts without a sign of life.
+            patience_s: How long a write waits for a database that is out of reach, such as one that is
+                restarted.
 
         Raises:
             LeaseError: If a live controller holds it.
@@ -134,7 +141,10 @@ class Store:
             )  # fmt: skip
             key = connection.execute(session).inserted_primary_key
             assert key is not None
-            return Lease(self._database, run_id, run, session=key[0], last=last_event(connection, run))
+            return Lease(
+                self._database, run_id, run,
+                session=key[0], last=last_event(connection, run), ttl_s=ttl_s, patience_s=patience_s,
+            )  # fmt: skip
 
     def ask_to_pause(self, run_id: str | None = None) -> str:
         """Ask the controller that holds a run (the newest by default) to pause it; returns the run's id.
@@ -148,7 +158,6 @@ class Store:
             held = open_session(connection, row.number)
             if held is None or not is_alive(held):
                 raise LeaseError(f"run {row.id} is not running, so there is nothing to pause")
-            PAUSES.create(connection, checkfirst=True)
             if not is_asked_to_pause(connection, held.number):
                 connection.execute(PAUSES.insert().values(session=held.number))
         return str(row.id)
@@ -158,8 +167,6 @@ class Store:
         self._database.require()
         with self._database.begin() as connection:
             run = self._find(connection, run_id).number
-            if not sa.inspect(connection).has_table(ENDINGS.name):
-                return None
             last = sa.select(sa.func.max(SESSIONS.c.number)).where(SESSIONS.c.run == run).scalar_subquery()
             return connection.scalar(sa.select(ENDINGS.c.reason).where(ENDINGS.c.session == last))
 

@@ -16,7 +16,7 @@ from typing import Final
 
 import sqlalchemy as sa
 
-SCHEMA_VERSION: Final = 1
+SCHEMA_VERSION: Final = 2  # a change of the tables raises it, with a step in `migrations`
 
 TABLES = sa.MetaData()
 SCHEMA = sa.Table("frugalbo_schema", TABLES, sa.Column("version", sa.Integer, nullable=False))
@@ -51,15 +51,14 @@ SESSIONS = sa.Table(
     sa.Column("released_at", sa.Double),
     sa.Column("seconds", sa.Double, nullable=False),
 )
-# Made when it is first needed: journals of earlier versions have none.
 PAUSES = sa.Table(
     "frugalbo_pauses",
-    sa.MetaData(),
+    TABLES,
     sa.Column("session", sa.Integer, primary_key=True, autoincrement=False),
 )
 ENDINGS = sa.Table(
     "frugalbo_endings",
-    sa.MetaData(),
+    TABLES,
     sa.Column("session", sa.Integer, primary_key=True, autoincrement=False),
     sa.Column("reason", sa.Text, nullable=False),
 )

@@ -17,9 +17,10 @@ import uuid
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, Self
+from typing import Self
 
 import sqlalchemy as sa
+from sqlalchemy.exc import OperationalError
 
 _START_S = 30.0
 
@@ -102,11 +103,11 @@ class PrivatePostgres:
             yield url
 
     def _run(self, words: list[str]) -> subprocess.Popen[bytes]:
-        options: dict[str, Any] = {"user": self._user, "group": _group(self._user), "extra_groups": []}
         with self._log.open("ab") as log:
             return subprocess.Popen(
                 [str(self._programs / words[0]), *words[1:]], stdin=subprocess.DEVNULL, stdout=log, stderr=log,
-                cwd=self._folder, start_new_session=True, **(options if self._user else {}),
+                cwd=self._folder, start_new_session=True,
+                user=self._user, group=_group(self._user), extra_groups=[] if self._user else None,
             )  # fmt: skip
 
     def _answers(self) -> bool:
@@ -114,7 +115,7 @@ class PrivatePostgres:
         try:
             with engine.connect():
                 return True
-        except sa.exc.OperationalError:
+        except OperationalError:
             return False
         finally:
             engine.dispose()
