@@ -15,9 +15,10 @@ from frugalbo.errors import StorageError
 
 INSIST: Final = "FRUGALBO_SQLITE_ON_NETWORK"
 _MOUNTS: Final = Path("/proc/mounts")
-# As /proc/mounts names them; of FUSE, what comes after "fuse.".
+# As /proc/mounts names them; of FUSE, what comes after "fuse.". Not 9p and virtiofs: there it is mostly one machine
+# and its host, and all disks of some sandboxes.
 _NETWORK: Final = frozenset({
-    "9p", "afs", "beegfs", "ceph", "cifs", "coda", "davfs", "gfs2", "glusterfs", "gpfs", "lustre", "ncpfs", "nfs",
+    "afs", "beegfs", "ceph", "cifs", "coda", "davfs", "gfs2", "glusterfs", "gpfs", "lustre", "ncpfs", "nfs",
     "nfs4", "orangefs", "panfs", "pvfs2", "smb", "smb2", "smb3", "smbfs", "wekafs",
     "blobfuse", "blobfuse2", "davfs2", "gcsfuse", "goofys", "juicefs", "mount-s3", "rclone", "s3fs", "sshfs",
 })  # fmt: skip
