@@ -8,6 +8,8 @@ import shutil
 import signal
 import socket
 import subprocess
+import sys
+import tempfile
 import time
 from pathlib import Path
 
@@ -184,3 +186,14 @@ def _read(pid: int, name: str) -> bytes:
         return Path(f"/proc/{pid}/{name}").read_bytes()
     except OSError:
         return b""
+
+
+if __name__ == "__main__":  # slurm_cluster.py COMMAND ...: run a command beside a cluster of its own
+    with tempfile.TemporaryDirectory(prefix="fbslurm-") as name:
+        cluster = SlurmCluster(Path(name) / "cluster")
+        try:
+            cluster.start()
+            status = subprocess.run(sys.argv[1:], env=cluster.environ(), check=False).returncode
+        finally:
+            cluster.stop()
+    sys.exit(status)
