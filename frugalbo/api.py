@@ -30,6 +30,7 @@ from frugalbo.run import Observer, RunLoop
 from frugalbo.scheduler import make_scheduler
 from frugalbo.scheduler.base import Scheduler
 from frugalbo.session import OpenStudy
+from frugalbo.standby import await_lease
 from frugalbo.store import Lease, RunRecord, Store
 from frugalbo.study import Study
 
@@ -204,6 +205,7 @@ def resume(
     pools: Sequence[Pool | Mapping[str, Any]] | str | Path | None = None,
     executor: Executor | None = None,
     observe: Observer | None = None,
+    standby: bool = False,
 ) -> Report:
     """Go on with a stored run: after a crash, an interrupt, or with a larger budget.
 
@@ -217,9 +219,19 @@ def resume(
         pools: New ones, such as with larger budgets; of a pool that keeps its name, what was spent there counts.
         executor: As for `tune`.
         observe: As for `tune`.
+        standby: Wait while another controller is at work on it, and go on if that one dies; if it ends the run
+            in order instead, return what came out.
     """
     with ExitStack() as stack:
-        handle = _stored(stack, run, storage, problem, budget, min_gain, pools, stop_regret)
+        lease = None
+        if standby:
+            store = stack.enter_context(Store(storage))
+            run = store.run(run).id
+            lease = await_lease(store, run)
+            if lease is None:
+                return Report(read_study(store, run), run_id=run, stop_reason=store.stop_reason(run) or "")
+            stack.enter_context(lease)
+        handle = _stored(stack, run, storage, problem, budget, min_gain, pools, stop_regret, lease=lease)
         return _run(handle, executor or executor_of(handle.problem, handle.settings), observe)
 
 
@@ -378,6 +390,7 @@ def _stored(
     stop_regret: float | str | None = None,
     *,
     is_shared: bool = False,
+    lease: Lease | None = None,
 ) -> Handle:
     store = stack.enter_context(Store(storage))
     record = store.run(run)
@@ -397,7 +410,7 @@ def _stored(
             text = f"the problem {problem.name!r} is not the one that {record.id} was started with"
             raise ProblemError(f"{text}: another {other[0].removesuffix('s')}")
         problem = replace(problem, cost=stored_problem(record).cost)  # `tune` may have been given another
-    lease = stack.enter_context(store.lease(record.id))
+    lease = lease or stack.enter_context(store.lease(record.id))
     spec = dict(record.spec)
     if budget is not None:
         spec["budget"] = Budget.of(budget).to_json()

@@ -126,6 +126,9 @@ def _parser() -> argparse.ArgumentParser:
     resume.add_argument("--min-gain", metavar="GAIN", help="a new one; none to spend all of the budget")
     resume.add_argument("--stop-regret", type=_none_or_number, metavar="REGRET", help="a new one; none to do without")
     resume.add_argument("--pools", metavar="FILE", help="new pools, such as with larger budgets")
+    resume.add_argument(
+        "--standby", action="store_true", help="wait while another controller is at work on it, go on if that dies"
+    )
     resume.set_defaults(call=_resume)
 
     simulate = commands.add_parser("simulate", parents=[storage], help="what a budget would buy, on recorded trials")
@@ -203,6 +206,7 @@ def _resume(args: argparse.Namespace) -> int:
             stop_regret=args.stop_regret,
             pools=args.pools,
             observe=view,
+            standby=args.standby,
         )
     return _finish(report, args)
 

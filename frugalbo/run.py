@@ -206,6 +206,7 @@ class RunLoop:
         self._record(started)
         memory = int(held.memory_bytes) or None
         folder = trial_folder(self.folder, trial)
+        self.study.renew()  # a controller that was stopped here for long must not start what it no longer holds
         self.executor.submit(
             Segment(trial, segment, params, self.seed, start, until, planned, slot, cap_s, memory, folder)
         )

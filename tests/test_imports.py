@@ -26,7 +26,7 @@ LAYERS = [
     ["budget.cost_process"],
     ["budget.reload"],
     ["budget.cost"],
-    ["acquisition", "budget.afford"],
+    ["acquisition", "budget.afford", "standby"],
     ["metabo"],
     ["propose"],
     ["session"],
@@ -71,6 +71,7 @@ HEAVY = {"models", "acquisition", "metabo", "optim", "integrations"}
 # Third-party packages that only these may import when they are imported themselves.
 ONLY_IN = {
     "sqlalchemy": {"store", "testing.postgres"},
+    "alembic": set(),
     "rich": {"live"},
     "matplotlib": {
         "report.plots",
