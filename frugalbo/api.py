@@ -444,6 +444,8 @@ def stored_problem(record: RunRecord) -> Problem:
 
 
 def _open(handle: Handle) -> OpenStudy:
+    if handle.lease:
+        handle.lease.keep_alive()
     proposer = handle.settings.proposer(handle.problem, handle.seed)
     study = OpenStudy(
         handle.problem, handle.budget, lease=handle.lease, proposer=proposer,

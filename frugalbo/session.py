@@ -50,8 +50,6 @@ class OpenStudy(Study):
         super().__init__(problem, Ledger(budget, pools))
         self.proposer = proposer
         self._lease = lease
-        if lease:
-            lease.keep_alive()
         self._clock = clock
         self._wall_before = wall_before
         self._opened = clock()

@@ -138,3 +138,18 @@ def test_a_run_goes_on_over_restarts_and_counts_everything_once(server, url, how
         stored = Study(problem, Ledger(Budget(evaluations=23.0))).replay(event for _, event in store.read("slow-1"))
     assert repr(stored.trials) == repr(result.study.trials)
     assert stored.ledger.balance()["evaluations"].spent == 23
+
+
+def test_a_thread_keeps_the_lease_of_a_controller_that_thinks(postgresql_url, monkeypatch):
+    with Store(postgresql_url) as store, Store(postgresql_url) as other:
+        run = store.create_run(SPEC)
+        with monkeypatch.context() as patch:
+            patch.setattr("platform.node", lambda: "elsewhere")
+            lease = store.lease(run, ttl_s=1.5)
+        with lease:
+            lease.keep_alive()
+            time.sleep(2.5)
+            with pytest.raises(LeaseError, match="on elsewhere"):
+                other.lease(run)
+            lease.append(report(1))
+        other.lease(run).release()
