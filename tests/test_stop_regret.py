@@ -117,6 +117,7 @@ def test_a_journal_from_before_there_were_reasons_has_none(tmp_path):
     report = fb.tune(PROBLEM, budget="2 trials", method="random", storage=storage, executor=_executor(_noise))
     with sqlite3.connect(storage) as connection:
         connection.execute("DROP TABLE frugalbo_endings")
+        connection.execute("UPDATE frugalbo_schema SET version = 1")
     connection.close()
     with Store(storage) as store:
         assert store.stop_reason(report.run_id) is None
