@@ -28,7 +28,7 @@ import statistics
 import subprocess
 import tempfile
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -185,18 +185,25 @@ def measure(trials: int) -> dict[str, Any]:
     import ray
 
     return {
-        "at": datetime.now(UTC).isoformat(timespec="seconds"),
-        "commit": _commit(),
-        "machine": f"{platform.system()} {platform.machine()}, {os.cpu_count()} cores",
-        "python": platform.python_version(),
+        **circumstances(trials),
         "ray": ray.__version__,
-        "load_1min": round(os.getloadavg()[0], 2),
-        "trials": trials,
         "ray_start_s": round(ray_start_s, 1),
         "local": local,
         "frugalbo on Ray": ours,
         "Ray Tune, reusing actors": reusing,
         "Ray Tune": theirs,
+    }
+
+
+def circumstances(trials: int) -> dict[str, Any]:
+    """When, where and of what something is measured."""
+    return {
+        "at": datetime.now(UTC).isoformat(timespec="seconds"),
+        "commit": _commit(),
+        "machine": f"{platform.system()} {platform.machine()}, {os.cpu_count()} cores",
+        "python": platform.python_version(),
+        "load_1min": round(os.getloadavg()[0], 2),
+        "trials": trials,
     }
 
 
@@ -241,18 +248,22 @@ def _commit() -> str:
     return done.stdout.strip() or "unknown"
 
 
-def main() -> None:
+def run(
+    measure: Callable[[int], dict[str, Any]],
+    table: Callable[[Sequence[dict[str, Any]]], str],
+    doc: str | None,
+    trials: int,
+) -> None:
     """Measure, print and append a record; or show the last one."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(description=doc, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--out", type=Path, help="append the record to this file")
     parser.add_argument("--table", type=Path, help="show the last record of this file")
-    parser.add_argument("--trials", type=int, default=30)
+    parser.add_argument("--trials", type=int, default=trials)
     arguments = parser.parse_args()
     if arguments.table:
         print(table([json.loads(line) for line in arguments.table.read_text().splitlines()]))
         return
     record = measure(arguments.trials)
-    print(json.dumps(record, indent=1))
     print(table([record]))
     if arguments.out:
         arguments.out.parent.mkdir(parents=True, exist_ok=True)
@@ -261,4 +272,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    run(measure, table, __doc__, trials=30)

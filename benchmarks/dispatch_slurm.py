@@ -10,18 +10,13 @@ in `dispatch.py`.
 
 from __future__ import annotations
 
-import argparse
-import json
-import os
-import platform
 import subprocess
 import tempfile
 from collections.abc import Sequence
-from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from dispatch import PROBLEM, SLOTS, _commit, measure_ours
+from dispatch import PROBLEM, SLOTS, circumstances, measure_ours, run
 
 from frugalbo.executors.devices import local_slots
 from frugalbo.executors.local import LocalExecutor
@@ -35,17 +30,7 @@ def measure(trials: int) -> dict[str, Any]:
         local = measure_ours(LocalExecutor(PROBLEM, local_slots(f"cpu:{SLOTS}")), trials, folder / "local")
         slurm = measure_ours(SlurmExecutor(PROBLEM, devices=f"cpu:{SLOTS}"), trials, folder / "slurm")
     version = subprocess.run(["sinfo", "--version"], capture_output=True, text=True, check=True).stdout.strip()
-    return {
-        "at": datetime.now(UTC).isoformat(timespec="seconds"),
-        "commit": _commit(),
-        "machine": f"{platform.system()} {platform.machine()}, {os.cpu_count()} cores",
-        "python": platform.python_version(),
-        "slurm": version,
-        "load_1min": round(os.getloadavg()[0], 2),
-        "trials": trials,
-        "local": local,
-        "frugalbo on Slurm": slurm,
-    }
+    return {**circumstances(trials), "slurm": version, "local": local, "frugalbo on Slurm": slurm}
 
 
 def table(records: Sequence[dict[str, Any]]) -> str:
@@ -64,22 +49,5 @@ def table(records: Sequence[dict[str, Any]]) -> str:
     return "\n".join(lines)
 
 
-def main() -> None:
-    """Measure, print and append a record; or show the last one."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--out", type=Path, help="append the record to this file")
-    parser.add_argument("--table", type=Path, help="show the last record of this file")
-    parser.add_argument("--trials", type=int, default=12)
-    arguments = parser.parse_args()
-    if arguments.table:
-        print(table([json.loads(line) for line in arguments.table.read_text().splitlines()]))
-        return
-    record = measure(arguments.trials)
-    print(table([record]))
-    if arguments.out:
-        with arguments.out.open("a") as file:
-            file.write(json.dumps(record) + "\n")
-
-
 if __name__ == "__main__":
-    main()
+    run(measure, table, __doc__, trials=12)
