@@ -31,7 +31,7 @@ pytestmark = [
     pytest.mark.usefixtures("slurm"),
 ]
 
-STEPS = 1000
+STEPS = 20_000  # minutes of work: a segment must not end before it is killed
 
 
 @pytest.fixture
