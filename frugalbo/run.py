@@ -72,6 +72,7 @@ class RunLoop:
     _calm_at: float = field(default=math.inf, init=False)
     _waiting: list[Event] = field(default_factory=list, init=False)
     _held_back: dict[int, float] = field(default_factory=dict, init=False)  # trial -> when it may go on
+    _is_waiting: bool = field(default=False, init=False)  # for one of these
 
     def run(self) -> str:
         """Spend the budget; returns why it ended, in a sentence.
@@ -97,7 +98,7 @@ class RunLoop:
                 self._calm_at = time.monotonic() + _CALM_S
             self._show()
             free = len(self.executor.free_slots())
-            is_idle = free == len(self.executor.slots) and not self._held_back
+            is_idle = free == len(self.executor.slots) and not self._is_waiting
             if not self.study.count(Status.RUNNING) and (reason or is_idle):
                 return (
                     _too_cheap(self.study)
@@ -153,7 +154,10 @@ class RunLoop:
 
     def _dispatch(self) -> None:
         """Ask for decisions and carry them out, until no slot is free or nothing more is affordable."""
-        self._refused, self._is_finished, self._held_back = "", False, {}
+        self._refused, self._is_finished, self._is_waiting = "", False, False
+        now = self.executor.now()
+        self._held_back = {number: due for number, due in self._held_back.items() if due > now}
+        self.study.held_back = self._held_back.keys()
         slots = self._open_slots()
         if not slots:
             return
@@ -169,6 +173,7 @@ class RunLoop:
             else:
                 self._begin(decision, predict, sharers=sharers)
                 sharers -= 1
+        self._is_waiting = bool(self._held_back) and not self._is_finished
 
     def _open_slots(self) -> list[Slot]:
         """The free slots for which something is left to spend."""
@@ -189,9 +194,6 @@ class RunLoop:
             params, planned, why = decision.params, decision.planned, decision.why
         else:
             paused = self.study.trials[decision.trial]
-            if (due := due_at(paused)) > self.executor.now():
-                self._held_back[paused.number] = due
-                return
             trial, segment, start = paused.number, len(paused.starts), paused.checkpoint
             params, planned, why = paused.params, paused.planned, {**decision.why, "resumed": f"from step {start}"}
         slot, until = decision.slot, decision.until
@@ -240,6 +242,8 @@ class RunLoop:
         for event in events:
             if isinstance(event, Ended):
                 self._luck.note(event)
+                if due := due_at(self.study.trials[event.trial]):
+                    self._held_back[event.trial] = due
 
     def _show(self) -> None:
         fresh, self._fresh = self._fresh, []
@@ -247,7 +251,8 @@ class RunLoop:
             self.observe(self.study, self.study.balance(), fresh)
 
     def _recover(self) -> None:
-        """Settle what an earlier controller left running."""
+        """Settle what an earlier controller left running, and let those wait who must."""
+        self._held_back = {trial.number: due_at(trial) for trial in self.study.with_status(Status.PAUSED)}
         for trial in self.study.with_status(Status.RUNNING):
             left = self.executor.recover(trial.starts[-1], trial_folder(self.folder, trial.number))
             # The executor does not know which reports reached the journal before the crash.

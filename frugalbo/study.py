@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import itertools
 import math
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass, field, fields
 from enum import StrEnum
 from typing import TYPE_CHECKING, Any
@@ -278,6 +278,7 @@ class Study:
     segments have started. `settled` names the segments that have ended, in their order, by trial and number;
     `taken` says how many of them were interrupted in each pool, and for how many seconds segments ran there.
     `settling` says how many reports after a resume are set aside where trials are compared short of their ends.
+    `held_back` are the paused trials that may not go on yet (`frugalbo.retry`), as the run loop last said.
     """
 
     def __init__(self, problem: Problem, ledger: Ledger | None = None) -> None:
@@ -288,6 +289,7 @@ class Study:
         self.settled: list[tuple[int, int]] = []
         self.taken: dict[str, tuple[int, float]] = {}
         self.settling = Settling(problem)
+        self.held_back: Collection[int] = ()
         self.revision = 0  # the events so far
         self._last_change: dict[int, int] = {}  # trial -> revision, the latest change at the end
         self._by_status: dict[Status, dict[int, Trial]] = {status: {} for status in Status}

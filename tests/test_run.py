@@ -264,6 +264,9 @@ def test_a_trial_that_loses_its_device_again_and_again_waits_longer_each_time(n_
     waits = [began.at - end.at for end, began in zip(first.ends, first.starts[1:], strict=False)]
     assert [wait >= least for wait, least in zip(waits, (0, 2, 4, 8), strict=True)] == [True] * 4
     assert waits[0] == 0
+    # What else there is to do is not kept waiting: a slot is free only while the first trial alone is left.
+    others = [trial.ends[-1].at for trial in study.trials.values() if trial.number]
+    assert max(others) < first.starts[-1].at
 
 
 def test_an_interrupt_pauses_what_runs_and_a_second_loop_goes_on_with_it():

@@ -70,6 +70,7 @@ class Purse:
             self._kinds.setdefault(_kind_of(slot), deque()).append((place, slot))
         in_pools = len(self._kinds) > 1 and any(slot.pool for slot in slots)
         self._market = Market.of(balance, study.taken) if in_pools else None
+        self._held_back = study.held_back
         self.decisions: list[Decision] = []
         self._refused: list[tuple[float, Start | Resume]] = []  # with what each would cost
         self._predict: Predictor = (lambda *_: None) if cost_model is None else predictor(cost_model, study)
@@ -89,7 +90,9 @@ class Purse:
         )
 
     def resume(self, trial: Trial, until: int, why: Mapping[str, Any] | None = None) -> bool:
-        """Let a trial go on, on the best slot where that is affordable."""
+        """Let a trial go on, on the best slot where that is affordable, unless it is held back for now."""
+        if trial.number in self._held_back:
+            return False
         predicted = self._predict(trial.params, trial.checkpoint, until) if self.waiting else None
         return self._place(lambda slot: Resume(slot, trial.number, until, why or {}), predicted, first=False)
 
