@@ -395,7 +395,8 @@ def _stored(
     store = stack.enter_context(Store(storage))
     record = store.run(run)
     if "together" in record.spec and not is_shared:
-        raise BudgetError(f"{record.id} shares its budget with other problems: go on with fb.resume_together")
+        how = "fb.resume_together or 'frugalbo together --resume'"
+        raise BudgetError(f"{record.id} shares its budget with other problems: go on with {how}")
     if problem is None:
         problem = stored_problem(record)
         if problem.job == IN_MEMORY:

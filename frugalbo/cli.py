@@ -1,4 +1,4 @@
-"""The command line: `frugalbo tune | pause | resume | simulate | metabo | status | best | explain | report | export`.
+"""The command line: `frugalbo tune | pause | resume | together | simulate | metabo | status | best | ...`.
 
 Results go to stdout, refusals to stderr in one sentence with exit code 2. Exit code 1 says that
 the run ended without a single successful trial, or without one that meets its constraints, 130 that
@@ -17,7 +17,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from frugalbo import cli_metabo, cli_report, cli_simulate
+from frugalbo import cli_metabo, cli_report, cli_simulate, cli_together
 from frugalbo.errors import FrugalError, ProblemError, StudyError
 from frugalbo.table import FORMATS
 
@@ -130,6 +130,12 @@ def _parser() -> argparse.ArgumentParser:
         "--standby", action="store_true", help="wait while another controller is at work on it, go on if that dies"
     )
     resume.set_defaults(call=_resume)
+
+    together = commands.add_parser(
+        "together", parents=[storage, view, out], help="tune several problems with one budget"
+    )
+    cli_together.add_arguments(together)
+    together.set_defaults(call=lambda args: cli_together.run(args, _storage(args), _view(args)))
 
     simulate = commands.add_parser("simulate", parents=[storage], help="what a budget would buy, on recorded trials")
     cli_simulate.add_arguments(simulate)

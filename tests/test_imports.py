@@ -54,7 +54,7 @@ LAYERS = [
     ["api"],
     ["recording", "together", "adaptation"],
     ["replay"],
-    ["cli_simulate", "cli_metabo", "cli_report"],
+    ["cli_simulate", "cli_metabo", "cli_report", "cli_together"],
     ["integrations", "cli", "testing"],
     ["__main__"],
 ]
