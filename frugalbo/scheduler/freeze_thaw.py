@@ -13,13 +13,17 @@ takes the whole budget:
     N sum_j c_j k^-j = budget,    c_j: the most that the way from rung j - 1 to rung j costs
 
 The answer is the trial that is best at its end, so the budget has a last part, which begins when what is left no
-longer pays for a whole trial. Then nothing new starts, and those that are held and can be paid to their ends go there
-in one segment: first, if nobody is at its end, the one that is expected to be the best there; then in the order of
+longer pays for a whole trial. Then those that are held and can be paid to their ends are ranked: first, if nobody is
+at its end, the one that is expected to be the best there; then in the order of
 
     index = E[improvement of the final score on the best at its end] / cost of the way to the end
 
-with the final score normal as a `Standing` has it. So a budget that pays for a whole trial has one to show. What is
-left when nobody can be paid to an end goes into segments as in ASHA.
+with the final score normal as a `Standing` has it. What the way of the first would cost is set aside, and what is left
+beside it is spent as before: with many slots the last part begins early, while little is known of who is first. When
+nothing more can be paid for so and nothing runs, or at once where wall time is limited, they go to their ends in this
+order, in one segment each. Before the last part, while nobody is at its end, the way of the best on the highest rung
+is set aside in the same manner. So a budget that pays for a whole trial beside what all slots start at first has one
+to show. What is left when nobody can be paid to an end goes into segments as in ASHA.
 
 Source: Swersky, Snoek, Adams, Freeze-Thaw Bayesian Optimization, arXiv:1406.3896, for the actions and for their value
 in what the *final* answer becomes. Deviations: as long as whole trials can be paid for, ranks decide who is resumed,
@@ -71,20 +75,41 @@ class FreezeThawScheduler(AshaScheduler):
         if is_replanned(study):
             super()._go_on(study, purse)
             return
-        if _pays_for_another(study, purse):
-            if (k := self._one_in(study, purse)) is None:
-                super()._go_on(study, purse)
-            else:
-                self._sweep(study, purse, k)
+        is_last = not _pays_for_another(study, purse)
+        if not is_last and (k := self._one_in(study, purse)) is not None:
+            self._sweep(study, purse, k)
             return
+        ranked = self._ranked(study, purse) if is_last else []
+        first = (ranked[0] if ranked else None) if is_last else self._nearest(study)
+        if first is not None and math.isinf(purse.balance["wall_seconds"].free):
+            rest = purse.setting_aside(first.params, first.checkpoint, study.problem.steps)
+            super()._go_on(study, rest)
+            purse.decisions += rest.decisions
+            if rest.decisions or study.count(Status.RUNNING):
+                return
+            ranked = ranked or self._ranked(study, purse)
+        for trial in ranked:
+            if purse.is_open:
+                purse.resume(trial, study.problem.steps, {"because": _LAST_PART})
+        if purse.is_open and not purse.decisions and not (is_last and study.count(Status.RUNNING)):
+            super()._go_on(study, purse)
+
+    def _ranked(self, study: Study, purse: Purse) -> list[Trial]:
+        """Those who are held and can be paid to their ends, the one with the highest index first."""
         steps = study.problem.steps
         held = [self._standings.trial_of(entrant) for entrant, _ in waiting(self._standings.brackets.values())]
         can = [t for n in held if purse.affords((t := study.trials[n]).params, t.checkpoint, steps)]
-        for trial in _by_index(study, purse, can):
-            if purse.is_open:
-                purse.resume(trial, steps, {"because": _LAST_PART})
-        if purse.is_open and not purse.decisions and not study.count(Status.RUNNING):
-            super()._go_on(study, purse)
+        return _by_index(study, purse, can)
+
+    def _nearest(self, study: Study) -> Trial | None:
+        """While nobody is at its end or on the way there, the best of those who are held on the highest rung."""
+        brackets = self._standings.brackets.values()
+        steps = study.problem.steps
+        if any(rungs[-1].finite for rungs in brackets):
+            return None
+        if any(trial.starts[-1].until == steps for trial in study.with_status(Status.RUNNING)):
+            return None
+        return next((study.trials[self._standings.trial_of(entrant)] for entrant, _ in waiting(brackets)), None)
 
     def _one_in(self, study: Study, purse: Purse) -> float | None:
         """Of how many one goes on where the whole space is tried; None where it is not."""

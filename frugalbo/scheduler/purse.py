@@ -13,6 +13,7 @@ from __future__ import annotations
 import itertools
 from collections import deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from copy import copy
 from dataclasses import replace
 from typing import Any
 
@@ -104,6 +105,19 @@ class Purse:
         return any(
             isinstance(self._quote(line[0][1], predicted, first=start == 0), Quote) for line in self._kinds.values()
         )
+
+    def setting_aside(self, params: Params, start: int, until: int) -> Purse:
+        """A purse of what would be left after a segment, for the same slots; the segment is not decided on."""
+        rest = copy(self)
+        rest.decisions, rest._refused = [], []
+        rest._kinds = {kind: deque(line) for kind, line in self._kinds.items()}
+        predicted = self._predict(params, start, until)
+        for line in self._kinds.values():
+            slot = line[0][1]
+            if isinstance(found := self._quote(slot, predicted, first=start == 0), Quote):
+                rest.balance = self.balance.less(found.held, slot.pool)
+                break
+        return rest
 
     def seconds(self, params: Params, start: int, until: int) -> float | None:
         """The predicted device-seconds of a segment; None while nothing is known."""

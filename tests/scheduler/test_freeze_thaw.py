@@ -24,9 +24,9 @@ SLOT = Slot("cpu:0", "cpu", 0)
 LEVELS = (1, 3, 9, 27)
 
 
-def study_of(*curves, budget=1000.0, spent=0.0):
+def study_of(*curves, budget=1000.0, spent=0.0, wall_seconds=None):
     """Trial i was held at the first `len(curves[i])` of the levels, with these losses; nan fails."""
-    study = Study(make_problem(27), Ledger(Budget(device_seconds=budget)))
+    study = Study(make_problem(27), Ledger(Budget(device_seconds=budget, wall_seconds=wall_seconds)))
     for i, curve in enumerate(curves):
         start = 0
         for segment, (level, loss) in enumerate(zip(LEVELS, curve, strict=False)):
@@ -71,7 +71,8 @@ def test_of_four_that_arrived_one_goes_on():
 
 def test_nothing_starts_that_could_not_be_paid_to_its_end():
     curves = [4.0], [2.0], [1.0, 0.9], [3.0]
-    assert isinstance(decide(study_of(*curves, budget=100, spent=73.0))[0], Start)
+    # The 24 steps that the third lacks are granted 26.67.
+    assert isinstance(decide(study_of(*curves, budget=100, spent=72.3))[0], Start)
     (decision,) = decide(study_of(*curves, budget=100, spent=73.5))
     assert (decision.trial, decision.until) == (2, 27)  # in one segment
     assert "what was left paid for no whole trial more" in decision.why["because"]
@@ -80,6 +81,17 @@ def test_nothing_starts_that_could_not_be_paid_to_its_end():
 def test_who_cannot_be_paid_to_the_end_makes_way_for_who_can():
     # 20 are left: from level 9 it takes 18 to the end, from level 3 24.
     (decision,) = decide(study_of([4.0, 3.0, 2.0], [1.0, 0.5], [5.0], [6.0], budget=100, spent=80.0))
+    assert (decision.trial, decision.until) == (0, 27)
+
+
+def test_what_is_left_beside_the_way_of_the_first_is_spent_before_it_goes():
+    # 25 are left, and the first's 18 steps to the end are granted 20.
+    curves = [4.0, 3.0, 2.0], [5.0], [6.0], [7.0]
+    decisions = decide(study_of(*curves, budget=100, spent=75.0), slots=(SLOT, Slot("cpu:1", "cpu", 1)))
+    assert [(type(decision), decision.until) for decision in decisions] == [(Start, 1), (Start, 1)]
+    (decision,) = decide(study_of(*curves, budget=100, spent=79.5))  # where that pays for nothing
+    assert (decision.trial, decision.until) == (0, 27)
+    (decision,) = decide(study_of(*curves, budget=100, spent=75.0, wall_seconds=1e6))  # where time runs out as well
     assert (decision.trial, decision.until) == (0, 27)
 
 
@@ -116,11 +128,11 @@ def test_the_improvement_is_an_integral(mean, sd, best):
 
 
 @settings(max_examples=10, deadline=None)
-@given(st.integers(28, 200), st.integers(0, 9))
-def test_a_budget_for_one_whole_trial_has_one_to_show(budget, seed):
-    study, _ = play(
-        make_scheduler("freeze-thaw", Numbered(), COST), make_problem(27), budget=budget, simulate=simulate_with(seed)
-    )
+@given(st.integers(28, 200), st.integers(0, 9), st.sampled_from([1, 2, 16]))
+def test_a_budget_for_one_whole_trial_has_one_to_show(budget, seed, n_slots):
+    budget += 2 * (n_slots - 1)  # at first all slots start one, before anything is known
+    scheduler = make_scheduler("freeze-thaw", Numbered(), COST)
+    study, _ = play(scheduler, make_problem(27), budget=budget, simulate=simulate_with(seed), n_slots=n_slots)
     finished = sent_to(study)[27]
     assert study.compared_at() == 27
     last = next(t for t in study.trials.values() if round(t.params["x"] * 997) == finished[-1])
