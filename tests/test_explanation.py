@@ -55,7 +55,7 @@ def test_each_trial_of_each_method_is_explained(method):
     study = _studied(method, 6)
     told = study.explain(5)
     assert f"(method {'ei' if method == 'auto' else method})" in told
-    assert ("That method was picked because costs hardly differ." in told) == (method == "auto")
+    assert ("That method was picked because what trials are charged hardly differs." in told) == (method == "auto")
     assert "its own rule" not in told
     assert told.endswith("after 2.5 device-seconds.")
     if method not in ("sobol", "random"):

@@ -25,9 +25,12 @@ _RIDGE = 1e-3
 _LEAST_MISSED = 0.02
 
 
-def learned_log_cost(fitted: FittedCost, steps: float) -> GenericDeterministicModel:
-    """The log of the median seconds of a segment of `steps` steps, averaged over the model's mixture."""
-    weight, log_startup = mixture(fitted)
+def learned_log_cost(fitted: FittedCost, steps: float, besides_s: float = 0.0) -> GenericDeterministicModel:
+    """The log of the median seconds of a segment of `steps` steps, averaged over the model's mixture.
+
+    With so many seconds more for all that it is charged besides.
+    """
+    weight, log_startup = mixture(fitted, besides_s)
 
     def log_seconds(X: Tensor) -> Tensor:
         rest = fitted.log_rest(feature_tensor(fitted.features, X), torch) + math.log(steps)  # ... x C
@@ -37,12 +40,14 @@ def learned_log_cost(fitted: FittedCost, steps: float) -> GenericDeterministicMo
     return GenericDeterministicModel(log_seconds)
 
 
-def learned_log_mean_cost(fitted: FittedCost, steps: float, level: float = 0.0) -> GenericDeterministicModel:
-    """The log of the expected seconds of a segment of `steps` steps, less `level`.
+def learned_log_mean_cost(
+    fitted: FittedCost, steps: float, besides_s: float = 0.0, *, level: float = 0.0
+) -> GenericDeterministicModel:
+    """The log of the expected seconds of a segment of `steps` steps, and of `besides_s` more, less `level`.
 
     Of a log-normal component with median `exp(mu)` and spread `sd` that is `exp(mu + sd^2 / 2)`.
     """
-    weight, log_startup = mixture(fitted)
+    weight, log_startup = mixture(fitted, besides_s)
 
     def log_mean(X: Tensor) -> Tensor:
         mean, variance = fitted.moments(feature_tensor(fitted.features, X), torch)  # ... x C
@@ -52,9 +57,9 @@ def learned_log_mean_cost(fitted: FittedCost, steps: float, level: float = 0.0) 
     return GenericDeterministicModel(log_mean)
 
 
-def mixture(fitted: FittedCost) -> tuple[Tensor, Tensor]:
-    """The weights of the components, and the logarithms of their start-up costs, C each."""
-    return torch.from_numpy(fitted.weight), torch.from_numpy(fitted.startup_s).log()
+def mixture(fitted: FittedCost, besides_s: float = 0.0) -> tuple[Tensor, Tensor]:
+    """The weights of the components, and the logarithms of their start-up costs and `besides_s`, C each."""
+    return torch.from_numpy(fitted.weight), (torch.from_numpy(fitted.startup_s) + besides_s).log()
 
 
 class JointLogCost(Model):

@@ -50,6 +50,7 @@ import torch
 from botorch.acquisition.analytic import UpperConfidenceBound
 from botorch.acquisition.logei import qLogNoisyExpectedImprovement
 from botorch.acquisition.max_value_entropy_search import qLowerBoundMaxValueEntropy
+from botorch.models.deterministic import GenericDeterministicModel
 from botorch.sampling.normal import SobolQMCNormalSampler
 from torch import Tensor
 
@@ -97,6 +98,7 @@ class Situation:
         seed: Of samples.
         trials_left: How many trials the budget still has.
         constraints: Models of the outcome constraints of which something is known, believing as `objective` does.
+        besides_s: The device-seconds that a trial is charged beside its own, as it is one of a limited number.
     """
 
     objective: Objective | Target
@@ -110,6 +112,12 @@ class Situation:
     seed: int = 0
     trials_left: float = math.inf
     constraints: tuple[ConstraintModel, ...] = ()
+    besides_s: float = 0.0
+
+    @property
+    def log_charge(self) -> GenericDeterministicModel | None:
+        """The log of what a trial is charged, in device-seconds, by the median of its own; None while that is unknown."""
+        return None if self.cost is None else learned_log_cost(*self.cost, self.besides_s)
 
     @property
     def chances(self) -> tuple[Chance, ...]:
@@ -193,7 +201,7 @@ def _priced(s: Situation, alpha: float) -> Chosen:
     value = LogEIPerCost(
         s.objective.model,
         _best(s),
-        None if s.cost is None else learned_log_cost(*s.cost),
+        s.log_charge,
         alpha,
         chances=s.chances,
         maximize=False,
@@ -205,10 +213,9 @@ def _gittins(s: Situation) -> Chosen:
     """Costs are in units of the pool's typical one, improvements in standard deviations of what was seen."""
     X, model, best = s.pool.unsqueeze(-2), s.objective.model, _best(s)
     log_cost, level = None, 0.0
-    if s.cost is not None:
-        fitted, steps = s.cost
-        level = float(learned_log_cost(fitted, steps)(X).median())
-        log_cost = learned_log_mean_cost(fitted, steps, level)
+    if s.cost is not None and s.log_charge is not None:
+        level = float(s.log_charge(X).median())
+        log_cost = learned_log_mean_cost(*s.cost, s.besides_s, level=level)
     with torch.no_grad():
         probe = GittinsIndex(model, log_cost, chances=s.chances, maximize=False)
         log_ratio = LogEIPerCost(model, best, maximize=False)(X) - probe.log_expected_cost(X)

@@ -34,7 +34,6 @@ from gpytorch.likelihoods import FixedNoiseGaussianLikelihood
 from numpy.typing import NDArray
 from torch import Tensor
 
-from frugalbo.acquisition.log_cost import learned_log_cost
 from frugalbo.acquisition.log_ei_per_cost import LogEIPerCost
 from frugalbo.acquisition.registry import Chosen, Situation, choose
 from frugalbo.errors import FrugalWarning, ModelError
@@ -78,7 +77,7 @@ def choose_metabo(situation: Situation, network: Universal | None = None, past: 
     p = weights(asked, unbelieving, varies, None if past is None else _past_model(past, unbelieving))
     fit = None if asked is None else _read(asked, objective, varies)
     process = LogEIPerCost(objective.model, best, maximize=False)
-    log_cost = None if situation.cost is None else learned_log_cost(*situation.cost)
+    log_cost = situation.log_charge
 
     def value(X: Tensor) -> Tensor:
         said = [p[0].log() + process(X)]

@@ -17,6 +17,7 @@ from frugalbo.acquisition.registry import Situation
 from frugalbo.budget.afford import seconds_left
 from frugalbo.budget.cost import CostModel, KnownCost, LearnedCost, cost_model, fit_cost
 from frugalbo.budget.cost_mixture import FittedCost
+from frugalbo.budget.price import Market
 from frugalbo.budget.worth import MinGain
 from frugalbo.constraint import OutcomeConstraint
 from frugalbo.models.constraint import ConstraintModel, fit_constraint
@@ -46,6 +47,7 @@ class Models:
     Args:
         cost: The cost model and the steps of a trial for it; None while nothing is known or it does not count.
         alpha: How much the cost counts, for the acquisitions that have such a power.
+        besides_s: See `besides_s`.
     """
 
     objective: Objective
@@ -53,6 +55,7 @@ class Models:
     cost: tuple[FittedCost, float] | None
     alpha: float
     constraints: tuple[ConstraintModel, ...]
+    besides_s: float
 
     def situation(
         self, pool: Array, pending: Array, left_s: float, seed: int, trials_left: float = math.inf
@@ -70,6 +73,7 @@ class Models:
             seed,
             trials_left,
             tuple(c.believing(pending) for c in self.constraints) if len(pending) else self.constraints,
+            self.besides_s,
         )
 
 
@@ -132,7 +136,7 @@ class Fitter:
         check()
         alpha = self._alpha(study)
         cost = self._cost(study, evidence, check) if self._needs_cost(study, alpha) else None
-        return Models(objective, feasibility, cost, alpha, tuple(constraints))
+        return Models(objective, feasibility, cost, alpha, tuple(constraints), besides_s(study))
 
     def _rows(self, evidence: Evidence, categorical: tuple[int, ...], check: Callable[[], None]) -> NDArray[np.intp]:
         """The observations that the objective's model is of."""
@@ -214,3 +218,19 @@ def share_left(study: Study) -> float:
         return 0.0
     accounts = [a for name, a in study.ledger.balance().limited.items() if name in _PRICED]
     return min((max(0.0, 1 - a.spent / a.total) for a in accounts), default=0.0)
+
+
+def besides_s(study: Study) -> float:
+    """The device-seconds that a trial is charged beside its own: the price of a trial over that of a device-second.
+
+    At the prices in force (`frugalbo.budget.price`), by which what binds is dear and what will be left over is cheap;
+    so with fewer trials left than there is time for, it hardly matters what one of them takes. A device-second costs
+    what went with the past ones in each limited resource. 0 where trials are not limited, or nothing has ended.
+    """
+    if study.ledger is None:
+        return 0.0
+    accounts = study.ledger.balance()
+    prices = Market.of(accounts).whole
+    used = accounts["device_seconds"].spent
+    charged = sum(prices[name] * a.spent for name, a in accounts.limited.items() if name in _PRICED)
+    return prices["evaluations"] * used / charged if used and 0 < charged < math.inf else 0.0

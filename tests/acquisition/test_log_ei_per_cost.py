@@ -135,7 +135,7 @@ def test_the_mean_of_a_log_normal_is_above_its_median():
     X = torch.full((3, 1, 1), 0.7, dtype=torch.float64)
     assert learned_log_mean_cost(fitted, 2.0)(X).exp().reshape(-1).tolist() == pytest.approx([8.60875] * 3, rel=1e-5)
     level = math.log(2.0)
-    assert learned_log_mean_cost(fitted, 2.0, level)(X).exp()[0].item() == pytest.approx(8.60875 / 2, rel=1e-5)
+    assert learned_log_mean_cost(fitted, 2.0, level=level)(X).exp()[0].item() == pytest.approx(8.60875 / 2, rel=1e-5)
 
 
 def test_log_h_and_its_gradient_are_right_from_far_left_to_far_right():

@@ -11,12 +11,12 @@ def start(study, params):
     return number
 
 
-def end(study, number, value=None, *, seconds=1.0, failure=None, outcome=None):
+def end(study, number, value=None, *, seconds=1.0, evaluations=0.0, failure=None, outcome=None):
     """The end of a running trial: completed with a value, or failed."""
     if value is not None:
         study.apply(Reported(number, 0, 1, {"loss": value}, 0.0))
     outcome = outcome or (Outcome.FAILED if failure else Outcome.COMPLETED)
-    study.apply(Ended(number, 0, outcome, Cost(device_seconds=seconds), 0.0, failure=failure))
+    study.apply(Ended(number, 0, outcome, Cost(seconds, evaluations=evaluations), 0.0, failure=failure))
 
 
 def tell(study, params, value=None, **fields):
