@@ -9,10 +9,11 @@
 | | neither | `ei` | a trial is a trial |
 
 What a trial is charged is its device-seconds and, where trials are limited too, the price of one of them
-(`frugalbo.budget.price`): where they run out first, costs do not count. The first row that applies decides. "Noise" is the share of the results' variance that the model does not explain by
-the configuration. Over fidelities and environments the row chooses the point, and
-`frugalbo.acquisition.conditions` under which of them to look there: `kg` and `mes`, which value both at once, were not
-shown to be better where shorter runs may be looked at (`benchmarks/fidelities.py`), and take twice the time.
+(`frugalbo.budget.price`): where they run out first, costs do not count. The first row that applies decides. "Noise"
+is the share of the results' variance that the model does not explain by the configuration. Over fidelities and
+environments the row chooses the point, and `frugalbo.acquisition.conditions` under which of them to look there: `kg`
+and `mes`, which value both at once, were not shown to be better where shorter runs may be looked at
+(`benchmarks/fidelities.py`), and take twice the time.
 
 Where costs differ, `pbgi` stays what it is at the end of a budget and in batches: the chance that what is left pays for
 a trial is a part of every index, and those that average over what is pending are blind to cost. What is picked for

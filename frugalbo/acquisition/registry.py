@@ -116,7 +116,7 @@ class Situation:
 
     @property
     def log_charge(self) -> GenericDeterministicModel | None:
-        """The log of what a trial is charged, in device-seconds, by the median of its own; None while that is unknown."""
+        """The log of what a trial is charged, by the median of its own seconds; None while these are unknown."""
         return None if self.cost is None else learned_log_cost(*self.cost, self.besides_s)
 
     @property
