@@ -159,11 +159,11 @@ class Report:
 
         folder = Path(folder)
         folder.mkdir(parents=True, exist_ok=True)
-        calibrated = calibration(self.study)
-        figures = draw(self.study, calibrated=calibrated)
+        calibrated, found = calibration(self.study), importance(self.study)
+        figures = draw(self.study, found, calibrated)
         for name, figure in figures.items():
             _replace(folder / f"{name}.png", png(figure))
-        _replace(folder / "index.html", page(self, figures, calibrated).encode())
+        _replace(folder / "index.html", page(self, figures, calibrated, found).encode())
         return folder / "index.html"
 
     def write_live(self, folder: Path, *, refresh_s: float) -> Path:
@@ -264,6 +264,8 @@ def _run_lines(study: Study) -> list[str]:
     )
     lines += [text for text in said if text is not None]
     found = calibration(study, leave_one_out=False)
+    knobs = importance(study)
+    lines += [wording.together_text(knobs) or ""] if wording.acting_together(knobs) else []
     lines += [coverage.in_words() for coverage in (found.made, found.cost) if not coverage.reason]
     if study.ledger and (limit := study.ledger.budget.memory_bytes):
         peak = wording.amount("memory_bytes", peak_held(study, "memory_bytes"))

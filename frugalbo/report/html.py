@@ -30,9 +30,13 @@ from frugalbo.report.findings import (
     utilisation,
 )
 from frugalbo.report.html_parts import SCRIPT, STYLE
+from frugalbo.report.html_tables import calibration as calibration_table
 from frugalbo.report.html_tables import ending, text
 from frugalbo.report.html_tables import pauses as pause_table
 from frugalbo.report.html_tables import pools as pool_table
+from frugalbo.report.html_tables import together as pair_table
+from frugalbo.report.importance import Importance
+from frugalbo.report.importance import importance as compute_importance
 from frugalbo.report.pictures import svg
 from frugalbo.report.plot_style import COLOURS
 from frugalbo.space import Fixed, Parameter
@@ -109,17 +113,20 @@ def page(
     report: Report,
     figures: Mapping[str, Figure],
     calibrated: Calibration | None = None,
+    found: Importance | None = None,
     *,
     refresh_s: float | None = None,
 ) -> str:
-    """The whole page, with `figures` from `pictures.draw`; the calibration is computed if it is not given.
+    """The whole page, with `figures` from `pictures.draw`; calibration and importance are computed if not given.
 
     With `refresh_s` a browser loads it anew every so many seconds.
     """
     study = report.study
     after = {"pauses": pause_table(study), "pools": pool_table(study)}
     if "calibration" in figures:
-        after["calibration"] = _calibration(compute_calibration(study) if calibrated is None else calibrated)
+        after["calibration"] = calibration_table(compute_calibration(study) if calibrated is None else calibrated)
+    if "importance" in figures:
+        after["importance"] = pair_table(compute_importance(study) if found is None else found)
     sections = [section for section in _SECTIONS if section[0] in figures]
     refresh = "" if refresh_s is None else f'<meta http-equiv="refresh" content="{math.ceil(refresh_s)}">\n'
     finding = text(wording.headline(study))
@@ -256,32 +263,6 @@ def _range(p: Parameter, value: object, default: object) -> str:
     if value is not None:
         marks += f'<circle cx="{6 + 148 * p.to_unit(value):.1f}" cy="8" r="5" class="best"/>'
     return f'<svg viewBox="0 0 160 16" width="160" height="16" aria-hidden="true">{marks}</svg>'
-
-
-def _calibration(found: Calibration) -> str:
-    """The counts in a table, and in a sentence each."""
-    if not found.kinds:
-        return ""
-    names = {"made": "results, as predicted", "left_out": "results, left out", "cost": "costs, as predicted"}
-    rows = []
-    for coverage in found.kinds:
-        low, high = coverage.expected
-        error = coverage.typical_error
-        cells = [
-            len(coverage.predictions),
-            coverage.inside,
-            f"{low} to {high}" if low < high else low,
-            f"×{wording.number(error, 3)}" if coverage.kind == "cost" else wording.number(error, 3),
-        ]
-        cells = "".join(f"<td>{cell}</td>" for cell in cells)
-        rows.append(f"<tr><th scope=row>{names[coverage.kind]}</th>{cells}</tr>")
-    heads = ("", "predictions", "within 95 %", "no surprise", "typical error")
-    head = "".join(f"<th>{name}</th>" for name in heads)
-    words = " ".join(coverage.in_words() for coverage in found.kinds)
-    return (
-        f'<div class="scroll"><table class="account"><thead><tr>{head}</tr></thead>'
-        f"<tbody>{''.join(rows)}</tbody></table></div>\n<p>{text(words, 1000)}</p>"
-    )
 
 
 def _accounts(study: Study) -> str:

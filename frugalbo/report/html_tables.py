@@ -1,4 +1,4 @@
-"""Parts of the page about a run that was scheduled: why it ended, who was set aside, and the money by pool."""
+"""Tables of the page and what they mean: why a run ended, who was set aside, what models say, the money by pool."""
 
 from __future__ import annotations
 
@@ -7,6 +7,8 @@ from typing import Final
 
 from frugalbo.budget.amounts import Resource
 from frugalbo.report import wording
+from frugalbo.report.calibration import Calibration
+from frugalbo.report.importance import Importance
 from frugalbo.report.plot_clock import Clock
 from frugalbo.report.plot_style import COLOURS
 from frugalbo.report.spending import WHOLE, spending
@@ -15,6 +17,7 @@ from frugalbo.study import Outcome, Status, Study
 
 MOST_WAITS: Final = 300
 _LONGEST_TEXT: Final = 300
+_MOST_PAIRS: Final = 6
 
 
 def text(value: object, longest: int = _LONGEST_TEXT) -> str:
@@ -53,6 +56,48 @@ def pauses(study: Study) -> str:
     return (
         f'<div class="scroll tall"><table class="sortable"><thead><tr>{head}</tr></thead>'
         f"<tbody>{''.join(_wait(wait, clock) for wait in shown)}</tbody></table></div>{note}\n"
+    )
+
+
+def together(found: Importance) -> str:
+    """Which knobs must move together, and what share of the variance takes two."""
+    said = wording.together_text(found)
+    if said is None:
+        return ""
+    rows = "".join(
+        f"<tr><th scope=row>{text(one, 60)}, {text(other, 60)}</th><td>{wording.share(share, 1)}</td></tr>"
+        for one, other, share in found.pairs[:_MOST_PAIRS]
+    )
+    table = (
+        '<div class="scroll"><table class="account"><thead><tr><th>two knobs</th><th>share that takes both</th></tr>'
+        f"</thead><tbody>{rows}</tbody></table></div>\n"
+    )
+    return f"<p>{text(said, 1000)}.</p>\n{table if rows else ''}"
+
+
+def calibration(found: Calibration) -> str:
+    """The counts in a table, and in a sentence each."""
+    if not found.kinds:
+        return ""
+    names = {"made": "results, as predicted", "left_out": "results, left out", "cost": "costs, as predicted"}
+    rows = []
+    for coverage in found.kinds:
+        low, high = coverage.expected
+        error = coverage.typical_error
+        cells = [
+            len(coverage.predictions),
+            coverage.inside,
+            f"{low} to {high}" if low < high else low,
+            f"×{wording.number(error, 3)}" if coverage.kind == "cost" else wording.number(error, 3),
+        ]
+        cells = "".join(f"<td>{cell}</td>" for cell in cells)
+        rows.append(f"<tr><th scope=row>{names[coverage.kind]}</th>{cells}</tr>")
+    heads = ("", "predictions", "within 95 %", "no surprise", "typical error")
+    head = "".join(f"<th>{name}</th>" for name in heads)
+    words = " ".join(coverage.in_words() for coverage in found.kinds)
+    return (
+        f'<div class="scroll"><table class="account"><thead><tr>{head}</tr></thead>'
+        f"<tbody>{''.join(rows)}</tbody></table></div>\n<p>{text(words, 1000)}</p>"
     )
 
 

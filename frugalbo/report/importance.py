@@ -1,4 +1,4 @@
-"""Which knobs mattered: shares of the objective's variance, from a surrogate of the results.
+"""Which knobs mattered, and which only together: shares of the objective's variance, from a surrogate of the results.
 
 | symbol | meaning | shape |
 |---|---|---|
@@ -8,9 +8,13 @@
 | `theta` | logarithms of the d length scales and of the noise over the signal variance | d + 1 |
 | `f` | the posterior mean as a function on the unit cube, inactive knobs at 1/2 | |
 | `S_i`, `T_i` | first-order and total Sobol index of knob i | d |
+| `J_ij` | share of all terms of the functional ANOVA that have both i and j | pairs |
 
 Sources: Jones et al. 1998 for the concentrated likelihood; Saltelli et al., Comput. Phys. Commun.
-181 (2010) 259, for the estimators: `S_i` by its equation (b) of table 2, `T_i` by (f) (Jansen).
+181 (2010) 259, for the estimators: `S_i` by its equation (b) of table 2, `T_i` by (f) (Jansen). `J_ij` is the superset
+importance of Liu and Owen, J. Am. Stat. Assoc. 101 (2006) 712: the mean square of
+`f(x) - f(x_i') - f(x_j') + f(x_i', x_j')` over `4 V`, never negative, and 0 if and only if `f` is the sum of a function
+without i and one without j.
 Deviations: the likelihood is multiplied by BoTorch's default prior of length scales, so that few
 trials do not make sharp claims; indices are of the posterior mean, not averaged over the
 posterior, and each is clipped to [0, 1], `S_i` also to at most `T_i`; known constraints of
@@ -22,22 +26,24 @@ good as the surrogate: `r2` says how good that is.
 
 from __future__ import annotations
 
+import itertools
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, Final
 
 import numpy as np
 from numpy.typing import NDArray
 
-from frugalbo.space import Space
+from frugalbo.propose.points import Points
 from frugalbo.study import Study
 
 Array = NDArray[np.float64]
 
 _MOST_TRIALS: Final = 150  # spread evenly over the run; more sharpen the shares little and cost n^3
 _SAMPLES: Final = 2048
-_SAMPLES_TO_SNAP: Final = 1024  # where each point has to go through `Space.snap`, which is Python
+_MOST_TOGETHER: Final = 6  # knobs of which pairs are looked at
+_LEAST_TOGETHER: Final = 0.02  # of a knob's share with others, for any of its pairs to be looked at
 _SCALES: Final = (math.log(0.03), math.log(30.0))
 _NOISES: Final = (math.log(1e-6), math.log(10.0))
 
@@ -49,6 +55,8 @@ class Importance:
     Args:
         first: By itself, `S_i`.
         total: Together with others, `T_i`.
+        pairs: `J_ij` by the names of two knobs, the largest first; no `J_ij` is more than what either of the
+            two has with others, `T_i - S_i`, and pairs of which that says little are not in here.
         r2: The leave-one-out R^2 of the surrogate at the trials; below 0 it is worse than the mean.
         trials: The trials with a result; the model may use fewer.
         reason: Why nothing can be said; empty if something can. The shares are empty then.
@@ -60,6 +68,7 @@ class Importance:
     r2: float | None
     trials: int
     reason: str = ""
+    pairs: tuple[tuple[str, str, float], ...] = ()
 
     def ranked(self) -> list[tuple[str, float, float]]:
         """`(name, first, total)`, the largest total first."""
@@ -69,7 +78,8 @@ class Importance:
     def to_json(self) -> dict[str, Any]:
         """Plain JSON types."""
         knobs = {name: {"first": first, "total": total} for name, first, total in self.ranked()}
-        return {"r2": self.r2, "trials": self.trials, "reason": self.reason, "knobs": knobs}
+        pairs = [{"knobs": [one, other], "share": share} for one, other, share in self.pairs]
+        return {"r2": self.r2, "trials": self.trials, "reason": self.reason, "knobs": knobs, "pairs": pairs}
 
 
 def importance(study: Study) -> Importance:
@@ -91,9 +101,18 @@ def importance(study: Study) -> Importance:
     kept = np.unique(np.linspace(0, len(known) - 1, min(len(known), _MOST_TRIALS)).round().astype(int))
     U = np.stack([space.encode(known[i][0]) for i in kept])  # n x d
     model = GaussianProcess(U, values[kept], space.categorical_dims)
-    samples = _SAMPLES if _is_whole_cube(space) else _SAMPLES_TO_SNAP
-    first, total = sobol_indices(lambda X: model.mean(snapped(space, X)), space.dim, samples=samples)
-    return Importance(space.names, tuple(first), tuple(total), model.leave_one_out_r2(), len(known))
+    points = Points(space)
+
+    def mean(X: Array) -> Array:
+        return model.mean(points.snap(X))  # the configurations that the space really has
+
+    first, total = sobol_indices(mean, space.dim)
+    shared = np.subtract(total, first)
+    apart = sorted(i for i in np.argsort(-shared, kind="stable")[:_MOST_TOGETHER] if shared[i] >= _LEAST_TOGETHER)
+    pairs = list(itertools.combinations(map(int, apart), 2))
+    shares = zip(pairs, pair_shares(mean, space.dim, pairs), strict=True)
+    named = sorted(((space.names[i], space.names[j], share) for (i, j), share in shares), key=lambda row: -row[2])
+    return Importance(space.names, tuple(first), tuple(total), model.leave_one_out_r2(), len(known), pairs=tuple(named))
 
 
 def sobol_indices(
@@ -104,11 +123,7 @@ def sobol_indices(
     Points are a Sobol sequence moved by one random shift modulo 1, which is deterministic and keeps
     its evenness. A function without variance has indices 0.
     """
-    from scipy.stats import qmc
-
-    shift = np.random.default_rng(seed).random(2 * dim)
-    AB = (qmc.Sobol(2 * dim, scramble=False).random(samples) + shift) % 1.0  # N x 2d
-    A, B = AB[:, :dim], AB[:, dim:]
+    A, B = _two_samples(dim, samples, seed)
     fA, fB = f(A), f(B)
     centre = float(np.mean(np.concatenate([fA, fB])))
     fA, fB = fA - centre, fB - centre
@@ -117,9 +132,7 @@ def sobol_indices(
         return [0.0] * dim, [0.0] * dim
     first, total = [], []
     for i in range(dim):
-        mixed = A.copy()
-        mixed[:, i] = B[:, i]
-        fM = f(mixed) - centre
+        fM = f(_mixed(A, B, [i])) - centre
         T = float(np.mean((fA - fM) ** 2)) / (2 * variance)
         S = float(np.mean(fB * (fM - fA))) / variance
         total.append(min(1.0, max(0.0, T)))
@@ -127,13 +140,37 @@ def sobol_indices(
     return first, total
 
 
-def snapped(space: Space, X: Array) -> Array:
-    """The unit points that the space really has, of the shape of `X` (N x d)."""
-    return X if _is_whole_cube(space) else np.stack([space.snap(x) for x in X])
+def pair_shares(
+    f: Callable[[Array], Array], dim: int, pairs: Sequence[tuple[int, int]], *, samples: int = _SAMPLES, seed: int = 0
+) -> list[float]:
+    """`J_ij` of `f` (N x d -> N) over the uniform unit cube for each pair, at the points of `sobol_indices`.
+
+    A function without variance has shares 0.
+    """
+    A, B = _two_samples(dim, samples, seed)
+    fA, fB = f(A), f(B)
+    variance = float(np.var(np.concatenate([fA, fB])))
+    if variance <= 1e-24 * max(1.0, float(np.mean(fA)) ** 2):
+        return [0.0] * len(pairs)
+    alone = {i: f(_mixed(A, B, [i])) for i in sorted({i for pair in pairs for i in pair})}
+    both = (fA - alone[i] - alone[j] + f(_mixed(A, B, [i, j])) for i, j in pairs)
+    return [min(1.0, float(np.mean(square**2)) / (4 * variance)) for square in both]
 
 
-def _is_whole_cube(space: Space) -> bool:
-    return not space.is_conditional and all(levels is None for levels in space.levels)
+def _two_samples(dim: int, samples: int, seed: int) -> tuple[Array, Array]:
+    """Two sets of points of the unit cube, each N x d, together evenly spread over its square."""
+    from scipy.stats import qmc
+
+    shift = np.random.default_rng(seed).random(2 * dim)
+    AB = (qmc.Sobol(2 * dim, scramble=False).random(samples) + shift) % 1.0  # N x 2d
+    return AB[:, :dim], AB[:, dim:]
+
+
+def _mixed(A: Array, B: Array, columns: Sequence[int]) -> Array:
+    """`A` with some columns of `B`."""
+    mixed = A.copy()
+    mixed[:, columns] = B[:, columns]
+    return mixed
 
 
 class GaussianProcess:

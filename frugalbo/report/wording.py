@@ -30,6 +30,8 @@ _TIMES: Final = (
 _SHORT: Final = {"days": "d", "hours": "h", "minutes": "min", "seconds": "s"}
 _BYTES: Final = ((2.0**40, "TiB"), (2.0**30, "GiB"), (2.0**20, "MiB"), (2.0**10, "KiB"), (1.0, "B"))
 _WEAK_R2: Final = 0.25  # below it, the bars of an importance are mostly noise
+_LEAST_SHARE: Final = 0.05  # of the variance, for two knobs to be worth moving together
+_MOST_PAIRS: Final = 3
 
 
 def unit(resource: Resource, largest: float) -> tuple[float, str]:
@@ -208,6 +210,28 @@ def importance_verdict(found: Importance) -> str:
             f"The model explains only {percent} % of the variance of {found.trials} results: these shares are a guess"
         )
     return f"{top[0]} takes part in {share(top[2], 1)} of the variance; the model explains {percent} % of it"
+
+
+def acting_together(found: Importance) -> list[tuple[str, str, float]]:
+    """The pairs of knobs that must move together: with a share of the variance that is more than the model leaves open.
+
+    From few results, noise and gaps between them look like interactions; hardly ever by more than what the model
+    fails to predict of results that it was not told.
+    """
+    if found.reason or found.r2 is None or is_weak(found):
+        return []
+    return [row for row in found.pairs if row[2] > max(_LEAST_SHARE, 1 - found.r2)]
+
+
+def together_text(found: Importance) -> str | None:
+    """Which knobs must move together, in a sentence; None if no shares can be trusted."""
+    if found.reason or is_weak(found) or len(found.names) < 2:
+        return None
+    pairs = acting_together(found)[:_MOST_PAIRS]
+    if not pairs:
+        return "No two knobs are seen to depend on each other: each could be tuned by itself"
+    said = [f"{one} and {other} ({share(part, 1)} of the variance)" for one, other, part in pairs]
+    return f"Must move together, as what one does depends on the other: {', '.join(said)}"
 
 
 def utilisation_text(study: Study) -> str | None:

@@ -27,7 +27,7 @@ from frugalbo.report import (
     wording,
 )
 from frugalbo.report.findings import longest_pause, peak_held, time_in_use
-from frugalbo.report.importance import GaussianProcess, importance, sobol_indices
+from frugalbo.report.importance import GaussianProcess, Importance, importance, pair_shares, sobol_indices
 from frugalbo.space import Choice, Float, Space
 from frugalbo.study import Ended, Failure, Outcome, Reported, Started, Study
 from frugalbo.testing.studies import RECIPES, Recipe, make_events, make_study
@@ -386,6 +386,52 @@ def test_importance_of_an_interaction_is_in_the_total_alone():
     shares = {name: (first, total) for name, first, total in found.ranked()}
     assert shares["x"] == pytest.approx((0.75, 1.0), abs=0.04)
     assert shares["z"] == pytest.approx((0.0, 0.25), abs=0.04)
+
+
+def test_pair_shares_match_closed_forms():
+    # x y on the unit square: E x^2 y^2 - 1/16 = 1/9 - 1/16 = 7/144, of which (x - 1/2)(y - 1/2) has 1/144.
+    pairs = [(0, 1), (0, 2), (1, 2)]
+    assert pair_shares(lambda U: U[:, 0] * U[:, 1], 3, pairs) == pytest.approx([1 / 7, 0, 0], abs=0.003)
+    # Of Ishigami's three terms only 0.1 z^4 sin(x) does not add up, and z does nothing by itself.
+    found = pair_shares(ishigami, 3, pairs, samples=8192)
+    assert found == pytest.approx([0, ISHIGAMI_TOTAL[2], 0], abs=0.002)
+    assert pair_shares(lambda U: U.sum(1) ** 2, 3, [(2, 0)]) == pair_shares(lambda U: U.sum(1) ** 2, 3, [(0, 2)])
+    assert pair_shares(lambda U: np.full(len(U), 7.0), 3, pairs) == [0.0, 0.0, 0.0]
+
+
+def test_a_pair_counts_all_terms_that_have_both():
+    # (x - 1/2)(y - 1/2)(z - 1/2) is one term of all three, which every pair has.
+    def f(U):
+        return np.prod(U - 0.5, axis=1)
+
+    assert pair_shares(f, 3, [(0, 1), (1, 2)], samples=8192) == pytest.approx([1, 1], abs=0.03)
+
+
+def test_knobs_that_act_together_are_found_and_named_in_words():
+    # (u + v)^2 = u^2 + v^2 + 2uv with u, v uniform on [-1/2, 1/2]: V(u^2) = V(v^2) = 1/180 and V(2uv) = 4/144, so that
+    # 5/7 takes both. What y adds is of almost no variance.
+    study = study_of(lambda p: (p["x"] / 2 + p["z"] / 5 - 0.5) ** 2 + 0.005 * math.log10(p["y"]), 41, CUBE)
+    found = importance(study)
+    assert found.pairs[0] == ("x", "z", pytest.approx(5 / 7, abs=0.03))
+    assert wording.acting_together(found) == [found.pairs[0]]
+    said = wording.together_text(found)
+    assert said == "Must move together, as what one does depends on the other: x and z (71 % of the variance)"
+    assert said in Report(study).summary()
+    assert found.to_json()["pairs"][0] == {"knobs": ["x", "z"], "share": found.pairs[0][2]}
+
+
+def test_no_pair_is_claimed_where_knobs_add_up():
+    study = study_of(lambda p: 3 * p["x"] + 0.5 * math.log10(p["y"]) + p["z"] ** 2, 31, CUBE)
+    found = importance(study)
+    assert wording.acting_together(found) == []
+    assert wording.together_text(found).startswith("No two knobs are seen to depend on each other")
+    assert "together" not in Report(study).summary()
+
+
+@pytest.mark.parametrize(("r2", "claimed"), [(0.9, True), (0.75, True), (0.69, False), (0.2, False), (None, False)])
+def test_no_more_is_claimed_of_a_pair_than_the_model_leaves_open(r2, claimed):
+    found = Importance(("a", "b"), (0.4, 0.3), (0.7, 0.6), r2, 23, pairs=(("a", "b", 0.3),))
+    assert bool(wording.acting_together(found)) == claimed
 
 
 def test_importance_is_not_claimed_from_too_few_trials():
