@@ -37,6 +37,7 @@ LAYERS = [
         "report.findings",
         "report.importance",
         "report.calibration",
+        "report.pareto",
         "report.waiting",
         "report.spending",
         "report.html_parts",
@@ -45,7 +46,7 @@ LAYERS = [
     ["report.plot_style"],
     ["report.plot_clock"],
     ["report.plot_time", "report.plot_curves", "report.plot_pools", "report.plot_prices"],
-    ["report.plot_pauses"],
+    ["report.plot_pauses", "report.plot_pareto"],
     ["report.plots"],
     ["report.pictures", "report.html_tables"],
     ["report.html"],
@@ -77,7 +78,10 @@ ONLY_IN = {
         "report.plots",
         "report.pictures",
         "report.html",
-        *(f"report.plot_{name}" for name in ("style", "clock", "time", "curves", "pools", "prices", "pauses")),
+        *(
+            f"report.plot_{name}"
+            for name in ("style", "clock", "time", "curves", "pools", "prices", "pauses", "pareto")
+        ),
     },
     "ax": {"integrations"},
     "torch": HEAVY,

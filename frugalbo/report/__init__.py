@@ -31,6 +31,7 @@ from frugalbo.report.findings import (
     utilisation,
 )
 from frugalbo.report.importance import importance
+from frugalbo.report.pareto import pareto
 from frugalbo.report.spending import spending
 from frugalbo.report.waiting import Wait, rungs, spared, waits
 from frugalbo.study import Status, Study, Trial
@@ -38,7 +39,7 @@ from frugalbo.table import trial_table
 
 __all__ = [
     "Report", "accounts", "against_defaults", "best_so_far", "calibration", "gantt", "importance", "longest_pause",
-    "main_resource", "peak_held", "results", "rungs", "shown_resources", "spared", "spending", "trial_rows",
+    "main_resource", "pareto", "peak_held", "results", "rungs", "shown_resources", "spared", "spending", "trial_rows",
     "trial_table", "utilisation", "waits",
 ]  # fmt: skip
 
@@ -144,6 +145,7 @@ class Report:
             "set_aside": {"reports": study.settling.reports, "resumes": study.settling.resumes},
             "pools": _pools_json(study),
             "importance": importance(study).to_json(),
+            "pareto": pareto(study).to_json(),
             "calibration": calibration(study, leave_one_out=leave_one_out).to_json(),
             "trials": [row | {"params": dict(study.trials[row["trial"]].params)} for row in trial_table(study, {})],
         }

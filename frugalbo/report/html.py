@@ -77,6 +77,12 @@ _SECTIONS: Final = (
         "near the best. The percentage that the model explains is its leave-one-out R².",
     ),
     (
+        "pareto",
+        "What memory buys",
+        "A dot is a trial: its result against what it takes of the resource, in which less is better. The line is the "
+        "best that could be had for at most so much.",
+    ),
+    (
         "calibration",
         "Did the predictions hold?",
         "A dot is a trial, the line through it the predicted 95 % interval; on the diagonal the prediction was exact. "

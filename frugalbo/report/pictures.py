@@ -17,7 +17,7 @@ from frugalbo.study import Study
 
 _THEME: Final = {INK: "--ink", MUTED: "--muted", GRID: "--grid", PAPER: "--paper"}
 _DPI: Final = 150
-_NOT_LIVE: Final = {"slices", "parallel_coordinates", "importance", "calibration"}
+_NOT_LIVE: Final = {"slices", "parallel_coordinates", "importance", "calibration", "pareto"}
 
 
 def draw(

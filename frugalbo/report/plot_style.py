@@ -221,3 +221,15 @@ def value_axis(ax: Axes, values: Sequence[float], keep: Sequence[float], *, wors
         return
     linear_axis(ax.yaxis)
     ax.set_ylim(low, high)
+
+
+def mark_outside(ax: Axes, x: Sequence[float], y: Sequence[float]) -> None:
+    """Triangles at the edges for values that are beyond the limits of the y axis."""
+    low, high = ax.get_ylim()
+    first = True
+    for edge, marker, beyond in ((high, "^", [v > high for v in y]), (low, "v", [v < low for v in y])):
+        at = [a for a, out in zip(x, beyond, strict=True) if out]
+        if at:
+            label = f"beyond the axis ({len(at)})" if first else None
+            ax.scatter(at, [edge] * len(at), marker=marker, s=30, color=FAINT, clip_on=False, zorder=4, label=label)
+            first = False

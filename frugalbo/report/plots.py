@@ -26,6 +26,7 @@ from frugalbo.report.findings import best_so_far as improvements
 from frugalbo.report.importance import Importance
 from frugalbo.report.importance import importance as compute_importance
 from frugalbo.report.plot_curves import learning_curves
+from frugalbo.report.plot_pareto import pareto
 from frugalbo.report.plot_pauses import pauses
 from frugalbo.report.plot_pools import pools
 from frugalbo.report.plot_prices import prices
@@ -43,6 +44,7 @@ __all__ = [
     "learning_curves",
     "money",
     "parallel_coordinates",
+    "pareto",
     "pauses",
     "pools",
     "prices",
@@ -86,7 +88,7 @@ def best_so_far(study: Study) -> Figure:
                   if low <= r.value <= high and study.is_feasible(study.trials[r.trial]) == met]  # fmt: skip
         if inside:
             ax.scatter(*zip(*inside, strict=True), zorder=3, **marks)  # type: ignore[arg-type]
-    _mark_outside(ax, x, y)
+    look.mark_outside(ax, x, y)
     best = improvements(study, resource)
     steps = [(s / size, objective.to_loss(loss)) for s, loss, _ in best]
     if steps:
@@ -269,6 +271,7 @@ FIGURES: Final[dict[str, Callable[[Study], Figure]]] = {
     "slices": slices,
     "parallel_coordinates": parallel_coordinates,
     "importance": importance,
+    "pareto": pareto,
     "calibration": calibration,
     "gantt": gantt,
     "pauses": pauses,
@@ -276,17 +279,6 @@ FIGURES: Final[dict[str, Callable[[Study], Figure]]] = {
     "pools": pools,
     "prices": prices,
 }
-
-
-def _mark_outside(ax: Axes, x: Sequence[float], y: Sequence[float]) -> None:
-    low, high = ax.get_ylim()
-    first = True
-    for edge, marker, beyond in ((high, "^", [v > high for v in y]), (low, "v", [v < low for v in y])):
-        at = [a for a, out in zip(x, beyond, strict=True) if out]
-        if at:
-            label = f"beyond the axis ({len(at)})" if first else None
-            ax.scatter(at, [edge] * len(at), marker=marker, s=30, color=FAINT, clip_on=False, zorder=4, label=label)
-            first = False
 
 
 def _slice(
@@ -304,7 +296,7 @@ def _slice(
         marker["alpha"] = 0.9 if len(inside) < 80 else 0.55
         ax.scatter(xs, ys, c=[t.number for t in trials], cmap=_EARLY_TO_LATE, vmin=first, vmax=max(last, first + 1),
                    zorder=3, **marker)  # fmt: skip
-    _mark_outside(ax, [x for x, _, _ in here], [y for _, y, _ in here])
+    look.mark_outside(ax, [x for x, _, _ in here], [y for _, y, _ in here])
     for trial, mark in ((default, _DIAMOND), (best, _STAR)):
         if (
             trial is not None

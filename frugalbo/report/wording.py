@@ -16,6 +16,7 @@ from frugalbo.report.findings import (
     utilisation,
 )
 from frugalbo.report.importance import Importance
+from frugalbo.report.pareto import Front, Point
 from frugalbo.report.waiting import Standing, Wait, spared
 from frugalbo.report.waiting import waits as all_waits
 from frugalbo.study import Outcome, Study, Trial
@@ -232,6 +233,22 @@ def together_text(found: Importance) -> str | None:
         return "No two knobs are seen to depend on each other: each could be tuned by itself"
     said = [f"{one} and {other} ({share(part, 1)} of the variance)" for one, other, part in pairs]
     return f"Must move together, as what one does depends on the other: {', '.join(said)}"
+
+
+def pareto_verdict(study: Study, front: Front) -> str:
+    """What more of a resource buys, in a sentence without its end."""
+    if not front.against:
+        return "No trial reports its memory, and no constraint bounds another metric from above"
+    if not front.points:
+        return f"No result that counts has {front.against}"
+    least, most = front.best[0], front.best[-1]
+
+    def result(point: Point) -> str:
+        used = amount("memory_bytes", point.amount) if front.is_bytes else f"{front.against} {number(point.amount)}"
+        return f"{number(point.value)} with {used}"
+
+    said = f"{study.problem.objective.metric} {result(least)}"
+    return f"{said}: more buys nothing" if least is most else f"{said}, {result(most)}"
 
 
 def utilisation_text(study: Study) -> str | None:
