@@ -7,8 +7,9 @@ import json
 import os
 import sys
 from pathlib import Path
+from typing import Any
 
-from frugalbo.errors import ProblemError
+from frugalbo.errors import ProblemError, WeightsError
 
 _AT = (0, 10, 25, 50, 100)
 
@@ -27,8 +28,9 @@ def add_arguments(command: argparse.ArgumentParser) -> None:
     evaluate.add_argument("--seeds", type=int, default=5, help="races of each method on each table (5)")
     evaluate.add_argument("--initial", type=int, default=5, help="random rows at the beginning (5)")
     evaluate.add_argument("--steps", type=int, default=50, help="rows that a method chooses after these (50)")
-    evaluate.add_argument("--methods", default="metabo,network,gp,random", help="some of metabo,network,gp,random")
+    evaluate.add_argument("--methods", default="metabo,network,gp,random", help="some of metabo,network,nap,gp,random")
     evaluate.add_argument("--weights", default="", metavar="FILE", help="by default those that come with the package")
+    evaluate.add_argument("--nap", default="", metavar="FILE", help="weights of a neural acquisition process, for nap")
     evaluate.add_argument("--jobs", type=int, default=os.cpu_count() or 1, help="processes (one for each core)")
     evaluate.add_argument("--json", action="store_true", help="print JSON, with every race")
     evaluate.set_defaults(call=_evaluate)
@@ -52,9 +54,21 @@ def method(args: argparse.Namespace) -> str:
 
 def _train(args: argparse.Namespace) -> int:
     """Print a line of JSON each so many steps; returns the exit code."""
-    from frugalbo.metabo.train import read_training, train
+    from frugalbo.metabo.nap import NAPTraining, train_nap
+    from frugalbo.metabo.settings import read_settings
+    from frugalbo.metabo.train import Training, train
 
-    train(read_training(args.config), args.out, lambda line: print(json.dumps(line), flush=True))
+    def observe(line: dict[str, Any]) -> None:
+        print(json.dumps(line), flush=True)
+
+    settings = read_settings(args.config)
+    kind = settings.pop("kind", "universal")
+    if kind == "universal":
+        train(Training.of(settings), args.out, observe)
+    elif kind == "nap":
+        train_nap(NAPTraining.of(settings), args.out, observe)
+    else:
+        raise WeightsError(f"expected a kind of 'universal' or 'nap' in {args.config!r}, got {kind!r}")
     return 0
 
 
@@ -81,7 +95,7 @@ def _evaluate(args: argparse.Namespace) -> int:
         if sys.stderr.isatty():
             print(f"\r{done} of {of} races", end="\n" if done == of else "", file=sys.stderr, flush=True)
 
-    setting = Setting(args.initial, args.steps, args.weights)
+    setting = Setting(args.initial, args.steps, args.weights, args.nap)
     races = evaluate(
         args.tables, setting, seeds=args.seeds, methods=args.methods.split(","), jobs=args.jobs, observe=observe
     )

@@ -8,6 +8,7 @@ among those that are left (of more than `CANDIDATES`, among so many drawn anew e
 |---|---|
 | `metabo` | as in `fb.tune`: network, process and what is known of earlier studies of such a space, by evidence |
 | `network` | the network alone |
+| `nap` | a neural acquisition process of this space (`frugalbo.metabo.nap`); it is told the table's best and worst |
 | `gp` | our Gaussian process with log expected improvement |
 | `random` | the mean over random orders |
 
@@ -17,9 +18,10 @@ Intervals are of 95 %, by resampling tasks (their seeds together), or seeds wher
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from dataclasses import asdict, dataclass
+from functools import cache
 from multiprocessing import get_context
 from pathlib import Path
 from typing import Any
@@ -32,8 +34,10 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from frugalbo.acquisition.registry import Situation, choose
-from frugalbo.errors import ProblemError
+from frugalbo.errors import ProblemError, WeightsError
 from frugalbo.metabo.acquisition import choose_metabo
+from frugalbo.metabo.nap import NAPWeights, load_nap, worths
+from frugalbo.metabo.network import NAP
 from frugalbo.metabo.past import Past
 from frugalbo.metabo.tables import Table, read_tables
 from frugalbo.metabo.weights import Knowledge, known
@@ -41,7 +45,7 @@ from frugalbo.models.objective import ObjectiveGP, fit_objective
 
 Array = NDArray[np.float64]
 
-METHODS = ("metabo", "network", "gp", "random")
+METHODS = ("metabo", "network", "nap", "gp", "random")
 CANDIDATES = 5000
 _SHUFFLES = 500  # of a random order
 _RESAMPLES = 4000
@@ -74,11 +78,13 @@ class Setting:
         initial: Random rows at the beginning, at least 2.
         steps: Rows that a method chooses after these.
         weights: A file of weights; by default those that come with the package.
+        nap: A file of weights of a neural acquisition process, for the method `nap`.
     """
 
     initial: int = 5
     steps: int = 50
     weights: str = ""
+    nap: str = ""
 
     def __post_init__(self) -> None:
         for name, least in (("initial", 2), ("steps", 1)):
@@ -91,7 +97,7 @@ def evaluate(
     setting: Setting,
     *,
     seeds: int = 5,
-    methods: Sequence[str] = METHODS,
+    methods: Sequence[str] = ("metabo", "network", "gp", "random"),
     jobs: int = 1,
     observe: Callable[[int, int], None] = lambda done, of: None,
 ) -> list[Race]:
@@ -111,6 +117,8 @@ def evaluate(
     """
     tables = read_tables(path)
     known(setting.weights)  # refuse wrong ones before anything is run
+    if "nap" in methods:
+        _refuse_other_spaces(known_nap(setting.nap).network, tables)
     if seeds < 1 or jobs < 1:
         raise ProblemError(f"expected at least one seed and one job, got {seeds} and {jobs}")
     if unknown := set(methods) - set(METHODS):
@@ -146,8 +154,11 @@ def run(name: str, table: Table, method: str, seed: int, setting: Setting) -> Ra
         left = np.setdiff1d(np.arange(len(points)), tried)
         if len(left) > CANDIDATES:
             left = np.random.default_rng([seed, len(tried), 98]).choice(left, CANDIDATES, replace=False)
-        values, weight = _values(method, points[tried], table.losses[tried], points[left], held, past, seed)
-        counted += [] if weight is None else [weight]
+        if method == "nap":
+            values = _nap_values(table, tried, left, setting)
+        else:
+            values, weight = _values(method, points[tried], table.losses[tried], points[left], held, past, seed)
+            counted += [] if weight is None else [weight]
         tried.append(int(left[int(values.argmax())]))
     reached = np.minimum.accumulate(table.losses[tried])[setting.initial - 1 :]
     return Race(name, method, seed, tuple(table.regret(reached).round(6).tolist()), tuple(counted))
@@ -179,6 +190,28 @@ def network_values(situation: Situation, held: Knowledge) -> Tensor:
     no = torch.zeros(situation.pool.shape[1], dtype=torch.bool)
     said = held.network(model.seen[None], model.train_targets[None], no, situation.pool[None], False)
     return said.log_improvement(best)[0]
+
+
+@cache
+def known_nap(path: str) -> NAPWeights:
+    """What a file of a neural acquisition process holds, read once."""
+    if not path:
+        raise WeightsError("expected a file of weights for the method 'nap', got none")
+    return load_nap(path)
+
+
+def _refuse_other_spaces(network: NAP, tables: Mapping[str, Table]) -> None:
+    for name, table in tables.items():
+        if table.X.shape[1] != network.point.in_features:
+            expected = network.point.in_features
+            raise WeightsError(f"expected tables of {expected} columns for 'nap', got {table.X.shape[1]} in {name!r}")
+
+
+def _nap_values(table: Table, tried: Sequence[int], left: NDArray[np.intp], setting: Setting) -> Tensor:
+    held, points = known_nap(setting.nap), torch.from_numpy(table.U)
+    outcomes = torch.from_numpy(1 - table.regret(table.losses))
+    done = (len(tried) - setting.initial) / setting.steps
+    return worths(held.network, held.policy, points[list(tried)], outcomes[list(tried)], points[left], done)
 
 
 def _random(table: Table, seed: int, setting: Setting) -> Iterable[float]:

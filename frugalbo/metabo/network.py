@@ -77,7 +77,7 @@ class Block(nn.Module):
 
 @dataclass(frozen=True, slots=True)
 class NAPShape:
-    """Sizes; the defaults are as published."""
+    """Sizes, and the standard deviation of initial weights, of which narrow networks need more; as published."""
 
     width: int = 512
     heads: int = 4
@@ -85,6 +85,7 @@ class NAPShape:
     hidden: int = 1024
     buckets: int = 1000
     policy: int = 200
+    initial: float = 0.01
 
 
 @dataclass(frozen=True, slots=True)
@@ -111,7 +112,7 @@ class NAP(nn.Module):
 
     def __init__(self, dims: int, shape: NAPShape | None = None) -> None:
         super().__init__()
-        s = shape or NAPShape()
+        self.shape = s = shape or NAPShape()
         self.bars = Bars(torch.linspace(-0.1, 1.1, s.buckets + 1))
         self.point = nn.Linear(dims, s.width)
         self.outcome = nn.Linear(1, s.width)
@@ -155,7 +156,7 @@ class NAP(nn.Module):
         """Weights as the authors' code has them: normal and small, but for those of attention."""
         for module in self.modules():
             if isinstance(module, nn.Linear):
-                nn.init.normal_(module.weight, std=0.01)
+                nn.init.normal_(module.weight, std=self.shape.initial)
                 nn.init.zeros_(module.bias)
         for module in self.modules():
             if isinstance(module, Block):

@@ -10,12 +10,10 @@ and goes on makes the same weights as one that was not, on the same device.
 
 from __future__ import annotations
 
-import json
 import math
 import time
-import tomllib
 from collections.abc import Callable, Mapping
-from dataclasses import asdict, dataclass, field, fields
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -24,13 +22,14 @@ import torch
 from torch import Tensor
 
 from frugalbo.errors import WeightsError
+from frugalbo.metabo import checkpoint
 from frugalbo.metabo.bars import Prediction
 from frugalbo.metabo.priors import Prior, Tasks
+from frugalbo.metabo.settings import refuse_unknown, require_positive
 from frugalbo.metabo.tables import Recorded, read_tables
 from frugalbo.metabo.universal import Universal, UniversalShape
-from frugalbo.metabo.weights import load, read, save, write
+from frugalbo.metabo.weights import load, save
 
-CHECKPOINT = "frugalbo.metabo.checkpoint/1"
 _ODD = 1e-3  # the share of outcomes that come from anywhere
 _CLIP = 1.0  # of the gradient's norm
 
@@ -69,10 +68,7 @@ class Training:
     recorded: float = 0.5
 
     def __post_init__(self) -> None:
-        for name in ("steps", "lr", "warmup", "every"):
-            value = getattr(self, name)
-            if not isinstance(value, (int, float)) or not 0 < value < math.inf:
-                raise WeightsError(f"expected {name} above 0, got {value!r}")
+        require_positive(self, ("steps", "lr", "warmup", "every"))
         if not 0 <= self.recorded <= 1:
             raise WeightsError(f"expected a share of recorded tasks in [0, 1], got {self.recorded!r}")
 
@@ -85,9 +81,7 @@ class Training:
         """
         parts = {**record, **{k: dict(record.get(k, {})) for k in ("network", "prior")}}
         for kind, given in ((cls, parts), (UniversalShape, parts["network"]), (Prior, parts["prior"])):
-            known = {f.name for f in fields(kind)}
-            if unknown := set(given) - known:
-                raise WeightsError(f"unknown setting {min(unknown)!r}; expected some of {', '.join(sorted(known))}")
+            refuse_unknown(kind, given)
         if "steps" not in parts:
             raise WeightsError("expected steps, how many batches to train for, got none")
         parts |= {"network": UniversalShape(**parts["network"]), "prior": Prior(**parts["prior"])}
@@ -96,19 +90,6 @@ class Training:
     def to_json(self) -> dict[str, Any]:
         """As plain JSON types."""
         return asdict(self)
-
-
-def read_training(path: str | Path) -> Training:
-    """The training that a file of TOML describes.
-
-    Raises:
-        WeightsError: If the file is not that.
-    """
-    try:
-        record = tomllib.loads(Path(path).read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        raise WeightsError(f"cannot read a training from {str(path)!r}: {error}") from error
-    return Training.of(record)
 
 
 def train(training: Training, out: str | Path, observe: Callable[[dict[str, Any]], None] = lambda _: None) -> Universal:
@@ -125,7 +106,7 @@ def train(training: Training, out: str | Path, observe: Callable[[dict[str, Any]
         WeightsError: If the checkpoint is of another training.
     """
     out, device = Path(out), torch.device(training.device)
-    beside = out.with_name(out.name + ".checkpoint")
+    beside = checkpoint.beside(out)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(training.seed)
         network = Universal(training.network)
@@ -135,7 +116,7 @@ def train(training: Training, out: str | Path, observe: Callable[[dict[str, Any]
     optimizer = torch.optim.AdamW(network.parameters(), lr=training.lr, weight_decay=1e-3)
     first, before_s, started = 0, 0.0, time.monotonic()
     if beside.exists():
-        first, before_s = _restore(beside, training, network, optimizer)
+        first, before_s = checkpoint.restore(beside, training.to_json(), network, optimizer)
     tasks = _Source(training)
     losses: list[float] = []
     for i in range(first, training.steps):
@@ -144,7 +125,7 @@ def train(training: Training, out: str | Path, observe: Callable[[dict[str, Any]
         losses.append(_step(network, optimizer, tasks.draw(i)))
         if (i + 1) % training.every == 0 or i + 1 == training.steps:
             seconds = before_s + time.monotonic() - started
-            _checkpoint(beside, training, network, optimizer, i + 1, seconds)
+            checkpoint.keep(beside, training.to_json(), network, optimizer, i + 1, seconds)
             observe({"step": i + 1, "loss": sum(losses) / len(losses), "seconds": round(seconds, 1)})
             losses = []
     seconds = before_s + time.monotonic() - started
@@ -195,25 +176,3 @@ def _schedule(i: int, training: Training) -> float:
     if i < training.warmup:
         return (i + 1) / training.warmup
     return 0.5 * (1 + math.cos(math.pi * (i - training.warmup) / max(1, training.steps - training.warmup)))
-
-
-def _checkpoint(
-    path: Path, training: Training, network: Universal, optimizer: torch.optim.Optimizer, step: int, seconds: float
-) -> None:
-    record = {"format": CHECKPOINT, "training": json.dumps(training.to_json()), "step": step, "seconds": seconds}
-    write(path, {**record, "network": network.state_dict(), "optimizer": optimizer.state_dict()})
-
-
-def _restore(path: Path, training: Training, network: Universal, optimizer: torch.optim.Optimizer) -> tuple[int, float]:
-    """The steps that are done, and the seconds they took."""
-    record = read(path, CHECKPOINT)
-    known, wanted = json.loads(record["training"]), training.to_json()
-    # How often to write, and on what device, does not make it another training.
-    if other := [k for k in wanted if k not in ("every", "device") and known.get(k) != wanted[k]]:
-        raise WeightsError(
-            f"the checkpoint {str(path)!r} is of a training with another {other[0]}: expected {wanted[other[0]]!r}, "
-            f"got {known.get(other[0])!r}; move it away to begin anew"
-        )
-    network.load_state_dict(record["network"])
-    optimizer.load_state_dict(record["optimizer"])
-    return record["step"], record["seconds"]

@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from torch import nn
 
 from frugalbo.errors import WeightsError
 from frugalbo.metabo.past import PastStudies
@@ -83,10 +84,15 @@ def load(path: str | Path) -> Knowledge:
         made = json.loads(record["made"])
     except (RuntimeError, TypeError, KeyError, ValueError) as error:
         raise WeightsError(f"the weights in {str(path)!r} do not fit their network: {error}") from error
-    if not all(bool(torch.isfinite(tensor).all()) for tensor in network.state_dict().values()):
+    if not all_numbers(network):
         raise WeightsError(f"the weights in {str(path)!r} are not all numbers")
     past = tuple(PastStudies.of_record(studies) for studies in record.get("past", ()))
     return Knowledge(network.eval().requires_grad_(False), past, made)
+
+
+def all_numbers(network: nn.Module) -> bool:
+    """Whether no weight is infinite or undefined."""
+    return all(bool(torch.isfinite(tensor).all()) for tensor in network.state_dict().values())
 
 
 def read(path: str | Path, form: str) -> dict[str, Any]:

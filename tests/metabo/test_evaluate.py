@@ -9,9 +9,13 @@ import torch
 
 import frugalbo as fb
 from frugalbo.cli import main
-from frugalbo.errors import ProblemError
+from frugalbo.errors import ProblemError, WeightsError
 from frugalbo.metabo.evaluate import Race, Setting, as_text, evaluate, summary, to_json
+from frugalbo.metabo.nap import NAPTraining, load_nap, train_nap, worths
+from frugalbo.metabo.network import NAPShape
 from frugalbo.metabo.past import PastStudies
+from frugalbo.metabo.sources import Episodes
+from frugalbo.metabo.tables import read_tables
 from frugalbo.metabo.universal import Universal, UniversalShape
 from frugalbo.metabo.weights import known, load, save
 
@@ -44,6 +48,42 @@ def test_every_method_starts_at_the_same_rows_and_finds_the_best_when_all_are_tr
 def test_several_processes_say_what_one_says(tables):
     one = evaluate(tables, Setting(initial=3, steps=2), seeds=1, methods=("gp", "random"))
     assert evaluate(tables, Setting(initial=3, steps=2), seeds=1, methods=("gp", "random"), jobs=2) == one
+
+
+class Anything:
+    """Tasks of `dims` dimensions in which nothing is to be learned."""
+
+    def __init__(self, dims):
+        self.dims = dims
+
+    def draw(self, seed, i, count):
+        y = torch.linspace(0, 1, 7).expand(count, -1)
+        return Episodes(torch.rand(count, 7, self.dims, generator=torch.Generator().manual_seed(i)), y)
+
+
+def nap(folder, dims):
+    shape = NAPShape(width=14, heads=2, layers=1, hidden=18, buckets=23, policy=7)
+    training = NAPTraining(iterations=1, episodes=3, horizon=2, candidates=7, network=shape)
+    train_nap(training, folder / "nap.pt", tasks=Anything(dims))
+    return Setting(initial=3, steps=5, nap=str(folder / "nap.pt"))
+
+
+def test_a_race_of_a_neural_acquisition_process_takes_what_it_says(tables, tmp_path):
+    setting = nap(tmp_path, 2)
+    (race,) = evaluate(tables, setting, seeds=1, methods=("nap",))[:1]
+    table, held = read_tables(tables)["0"], load_nap(setting.nap)
+    outcomes, points = torch.from_numpy(1 - table.regret(table.losses)), torch.from_numpy(table.U)
+    tried = list(np.random.default_rng([0, 99]).permutation(41)[:3])
+    for step in range(5):
+        left = np.setdiff1d(np.arange(41), tried)
+        said = worths(held.network, "learned", points[tried], outcomes[tried], points[left], step / 5)
+        tried.append(int(left[int(said.argmax())]))
+    assert race.regret[-1] == pytest.approx(1 - outcomes[tried].max().item(), abs=1e-6)
+
+
+def test_a_neural_acquisition_process_of_another_space_is_refused(tables, tmp_path):
+    with pytest.raises(WeightsError, match="tables of 3 columns for 'nap', got 2 in '0'"):
+        evaluate(tables, nap(tmp_path, 3), seeds=1, methods=("nap",))
 
 
 def test_the_past_of_such_columns_is_used_and_counted(tables, tmp_path):
@@ -96,7 +136,7 @@ def test_the_command_prints_a_table_or_json(tables, capsys):
     assert {line.split()[0] for line in printed.splitlines()[4:12]} == {"metabo", "network", "gp", "random"}
     assert main([*options, "--json", "--methods", "gp,random"]) == 0
     record = json.loads(capsys.readouterr().out)
-    assert record["setting"] == {"initial": 5, "steps": 3, "weights": ""}
+    assert record["setting"] == {"initial": 5, "steps": 3, "weights": "", "nap": ""}
     assert len(record["races"]) == 4
     assert {line["step"] for line in record["summary"]} == {0, 3}
 
@@ -107,6 +147,8 @@ def test_the_command_prints_a_table_or_json(tables, capsys):
         (["--tables", "none.npz"], "cannot read tables from 'none.npz'"),
         (["--tables", "TABLES", "--weights", "none.pt"], "cannot read weights"),
         (["--tables", "TABLES", "--weights", "TABLES"], "to be a file of frugalbo.metabo.universal/1"),
+        (["--tables", "TABLES", "--methods", "nap"], "weights for the method 'nap', got none"),
+        (["--tables", "TABLES", "--methods", "nap", "--nap", "TABLES"], "to be a file of frugalbo.metabo.nap/1"),
         (["--tables", "TABLES", "--initial", "41"], "at least 42 rows for '0', got 41"),
         (["--tables", "TABLES", "--initial", "1"], "initial of at least 2, got 1"),
         (["--tables", "TABLES", "--steps", "0"], "steps of at least 1, got 0"),

@@ -7,7 +7,8 @@ import torch
 
 from frugalbo.errors import WeightsError
 from frugalbo.metabo.priors import Prior
-from frugalbo.metabo.train import Training, loss_of, read_training, train
+from frugalbo.metabo.settings import read_settings
+from frugalbo.metabo.train import Training, loss_of, train
 from frugalbo.metabo.universal import Universal, UniversalShape
 from frugalbo.metabo.weights import load, save, write
 
@@ -67,7 +68,7 @@ def test_a_training_survives_json_and_toml(tmp_path):
     assert Training.of(json.loads(json.dumps(TRAINING.to_json()))) == TRAINING
     file = tmp_path / "t.toml"
     file.write_text("steps = 7\nseed = 3\n[prior]\nbatch = 5\n")
-    assert read_training(file) == Training(steps=7, seed=3, prior=Prior(batch=5))
+    assert Training.of(read_settings(file)) == Training(steps=7, seed=3, prior=Prior(batch=5))
 
 
 @pytest.mark.parametrize(
@@ -83,7 +84,7 @@ def test_a_training_survives_json_and_toml(tmp_path):
 def test_settings_that_make_no_weights_are_refused(tmp_path, text, message):
     (tmp_path / "t.toml").write_text(text)
     with pytest.raises(WeightsError, match=message):
-        read_training(tmp_path / "t.toml")
+        Training.of(read_settings(tmp_path / "t.toml"))
 
 
 def test_weights_survive_the_disk_with_how_they_were_made(tmp_path):
