@@ -32,6 +32,7 @@ from typing import Self
 
 from frugalbo.errors import ExecutorError, FrugalWarning, StudyError
 from frugalbo.executors import processes
+from frugalbo.executors.admission import refuse_running, refuse_unfit
 from frugalbo.executors.base import Segment
 from frugalbo.executors.devices import assign_cores, local_slots, visible_devices
 from frugalbo.executors.processes import Identity
@@ -169,7 +170,9 @@ class LocalExecutor:
         Raises:
             ExecutorError: If the slot is not free or the segment cannot be started.
         """
-        self._check(segment)
+        if self._wake is None:
+            raise ExecutorError("an executor runs segments in a with statement only")
+        refuse_unfit(segment, self._slots, self._segments())
         segment = absolute(segment)
         files = SegmentFolder(segment.folder, segment.number)
         for is_last in (False, True):
@@ -222,23 +225,12 @@ class LocalExecutor:
         Raises:
             ExecutorError: If the segment is running here.
         """
-        for running in self._running.values():
-            if (running.segment.trial, running.segment.number) == (started.trial, started.segment):
-                raise ExecutorError(f"segment {started.segment} of trial {started.trial} runs here, it is not lost")
+        refuse_running(started, self._segments())
         objective = self._problem.objective.metric
         return recover_segment(started, folder, objective=objective, slots=self._slots, now=self.now())
 
-    def _check(self, segment: Segment) -> None:
-        if self._wake is None:
-            raise ExecutorError("an executor runs segments in a with statement only")
-        if segment.slot not in self._slots:
-            raise ExecutorError(f"expected one of {[s.name for s in self._slots]}, got slot {segment.slot.name!r}")
-        if busy := self._running.get(segment.slot.name):
-            raise ExecutorError(f"slot {segment.slot.name!r} is not free: trial {busy.segment.trial} runs there")
-        if any(running.segment.trial == segment.trial for running in self._running.values()):
-            raise ExecutorError(f"trial {segment.trial} is running already")
-        if not segment.cap_s > 0:
-            raise ExecutorError(f"expected a cap above 0 s, got {segment.cap_s!r}")
+    def _segments(self) -> dict[str, Segment]:
+        return {slot: running.segment for slot, running in self._running.items()}
 
     def _check_command(self) -> None:
         words = job_address(self._problem.job)

@@ -23,22 +23,23 @@ import uuid
 import warnings
 from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import asdict, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, Self
 
-import frugalbo
-from frugalbo.errors import ExecutorError, FrugalWarning, ProblemError
+from frugalbo.errors import ExecutorError, FrugalWarning
 from frugalbo.executors import seat
+from frugalbo.executors.admission import refuse_in_memory, refuse_running, refuse_unfit
 from frugalbo.executors.base import Segment
+from frugalbo.executors.cluster_slots import cluster_pool_slots, cluster_slots
 from frugalbo.executors.lost import Lost, find_out
 from frugalbo.executors.messages import confirm, events_from_text, segment_to_json
 from frugalbo.executors.nodes import Nodes, back_off_s
-from frugalbo.executors.ray_cluster import Cluster, ray_pool_slots, ray_slots, requests
+from frugalbo.executors.ray_cluster import Cluster, requests
 from frugalbo.executors.ray_places import Place, Running, reason, refuse_for_good, shares
 from frugalbo.executors.segments import absolute
 from frugalbo.pool import Pool
-from frugalbo.problem import IN_MEMORY, Problem, job_address
+from frugalbo.problem import Problem
 from frugalbo.slot import Slot
 from frugalbo.study import Ended, Event, Outcome, Reported, Started
 
@@ -55,7 +56,7 @@ class RayExecutor:
     """Runs the segments of one problem on slots of a Ray cluster.
 
     Args:
-        devices: Which slots, as for `ray_cluster.ray_slots`; all GPUs of the cluster, or else cores, if not given.
+        devices: Which slots, as for `cluster_slots`; all GPUs of the cluster, or else cores, if not given.
         pools: In the place of `devices` and their price.
         address: As for `ray_cluster.Cluster`.
         labels: Of each pool, the labels that its nodes carry in Ray, such as `{"spot": {"market": "spot"}}`.
@@ -83,8 +84,7 @@ class RayExecutor:
         grace_s: float = 1.5,
         preload: Sequence[str] = ("torch",),
     ) -> None:
-        if job_address(problem.job) == IN_MEMORY:
-            raise ProblemError("other machines cannot run a function that only this process has: move it to a file")
+        refuse_in_memory(problem)
         self._problem = problem
         self._devices, self._dollars_per_hour, self._pools = devices, dollars_per_hour, pools
         self._address = address
@@ -132,9 +132,9 @@ class RayExecutor:
         try:
             there = {"cpus": cluster.total("CPU"), "gpus": cluster.total("GPU")}
             if self._pools is not None:
-                slots = ray_pool_slots(self._pools, **there)
+                slots = cluster_pool_slots(self._pools, **there)
             else:
-                slots = ray_slots(self._devices, **there, dollars_per_hour=self._dollars_per_hour)
+                slots = cluster_slots(self._devices, **there, dollars_per_hour=self._dollars_per_hour)
             self._places = [Place(slot, since=time.monotonic()) for slot in slots]
             self._gather()
         except BaseException:
@@ -167,17 +167,13 @@ class RayExecutor:
             ExecutorError: If the slot is not free or its node does not see the trial's folder.
         """
         place = next((place for place in self._places if place.slot == segment.slot), None)
-        if self._cluster is None or place is None:
-            raise ExecutorError(f"expected one of {[s.name for s in self.slots]}, got slot {segment.slot.name!r}")
-        if place.running is not None or not place.is_ready:
-            why = f"trial {place.running.segment.trial} runs there" if place.running else "it has no node now"
-            raise ExecutorError(f"slot {segment.slot.name!r} is not free: {why}")
-        if any(other.running and other.running.segment.trial == segment.trial for other in self._places):
-            raise ExecutorError(f"trial {segment.trial} is running already")
-        if not segment.cap_s > 0:
-            raise ExecutorError(f"expected a cap above 0 s, got {segment.cap_s!r}")
+        if self._cluster is None:
+            raise ExecutorError("an executor runs segments in a with statement only")
+        refuse_unfit(segment, self.slots, self._segments())
+        if place is None or not place.is_ready:
+            raise ExecutorError(f"slot {segment.slot.name!r} is not free: it has no node now")
         segment = absolute(segment)
-        if segment.folder.parent not in place.seen and not self._check_shared(place, segment.folder.parent):
+        if not shares(self._cluster.ray, place, segment.folder.parent, self._run):
             return self._begin_nothing(place, segment)
         place.running = Running(segment, time.monotonic(), self.now(), segment.start)
         place.poll = place.actor.begin.remote(json.dumps(segment_to_json(segment)), _POLL_S)
@@ -212,12 +208,12 @@ class RayExecutor:
         Raises:
             ExecutorError: If the segment is running here.
         """
-        for place in self._places:
-            running = place.running
-            if running and (running.segment.trial, running.segment.number) == (started.trial, started.segment):
-                raise ExecutorError(f"segment {started.segment} of trial {started.trial} runs here, it is not lost")
+        refuse_running(started, self._segments())
         slot = next((p.slot for p in self._places if p.slot.name == started.slot), Slot(started.slot, "cpu", 0))
         return self._find_out(Lost(started, folder.resolve(), slot, self._problem.objective.metric, self._grace_s))
+
+    def _segments(self) -> dict[str, Segment]:
+        return {place.slot.name: place.running.segment for place in self._places if place.running is not None}
 
     # Seats
 
@@ -252,14 +248,8 @@ class RayExecutor:
         )
         place.actor = ray.remote(RaySeat).options(max_concurrency=_THREADS, max_restarts=0, **asked).remote()
         sent = self._runtime_env.get("working_dir")
-        order = {
-            "version": frugalbo.__version__,
-            "problem": {**self._problem.to_json(), "root": str(Path(self._problem.root).resolve())},
-            "sent": str(Path(sent).resolve()) if sent and "://" not in sent else None,
-            "slot": asdict(place.slot),
-            "grace_s": self._grace_s,
-            "preload": self._preload,
-        }
+        sent = str(Path(sent).resolve()) if sent and "://" not in sent else None
+        order = seat.order(self._problem, place.slot, grace_s=self._grace_s, preload=self._preload, sent=sent)
         place.opening = place.actor.open.remote(json.dumps(order))
 
     def _opened(self, place: Place, said: str) -> None:
@@ -307,21 +297,6 @@ class RayExecutor:
 
         elapsed_s = None if submitted is None else time.monotonic() - submitted
         return find_out(lost, ask=ask, now=self.now, elapsed_s=elapsed_s)
-
-    def _check_shared(self, place: Place, folder: Path) -> bool:
-        """Whether a folder is the same at the seat; False if the seat is lost."""
-        assert self._cluster is not None
-        try:
-            is_shared = shares(self._cluster.ray, place, folder, self._run)
-        except self._cluster.ray.exceptions.RayError:
-            return False
-        if not is_shared:
-            raise ExecutorError(
-                f"expected {folder} on the node of slot {place.slot.name!r} as it is here: give storage that all nodes "
-                f"see under the same path"
-            )
-        place.seen.add(folder)
-        return True
 
     # Segments
 

@@ -9,6 +9,7 @@ from types import ModuleType
 from typing import Any
 
 from frugalbo.errors import ExecutorError
+from frugalbo.executors.admission import not_shared, probing
 from frugalbo.executors.base import Segment
 from frugalbo.slot import Slot
 from frugalbo.study import Event, Outcome
@@ -67,19 +68,23 @@ class Place:
 
 
 def shares(ray: ModuleType, place: Place, folder: Path, mark: str) -> bool:
-    """Whether a folder is the same at the seat as it is here.
+    """Make sure that a folder is the same at the seat as it is here; False if the seat is lost.
 
     Raises:
-        RayError: If the seat is lost.
+        ExecutorError: If it is not.
         OSError: If it cannot be made.
     """
-    folder.mkdir(parents=True, exist_ok=True)
-    probe = folder / f".shared-{mark}"
-    probe.write_text(mark)
-    try:
-        return ray.get(place.actor.sees.remote(str(probe), mark))
-    finally:
-        probe.unlink(missing_ok=True)
+    if folder in place.seen:
+        return True
+    with probing(folder, mark) as probe:
+        try:
+            is_shared = ray.get(place.actor.sees.remote(str(probe), mark))
+        except ray.exceptions.RayError:
+            return False
+    if not is_shared:
+        raise not_shared(folder, f"the node of slot {place.slot.name!r}")
+    place.seen.add(folder)
+    return True
 
 
 def refuse_for_good(error: Exception, *, is_opening: bool) -> None:

@@ -12,12 +12,14 @@ import json
 import os
 import socket
 import time
+from collections.abc import Sequence
+from dataclasses import asdict
 from pathlib import Path
 from threading import Lock
 from typing import Any
 
 import frugalbo
-from frugalbo.errors import FrugalError
+from frugalbo.errors import ExecutorError, FrugalError
 from frugalbo.executors.local import LocalExecutor
 from frugalbo.executors.messages import events_to_text, segment_from_json
 from frugalbo.executors.recovery import recover_segment
@@ -40,10 +42,8 @@ class Seat:
     def open(self, order: str) -> str:
         """Make ready for segments of one problem; returns the host and the process, or `{"error": text}`."""
         record: dict[str, Any] = json.loads(order)
-        if record["version"] != frugalbo.__version__:
-            versions = f"expected frugalbo {record['version']}, as at the controller, got {frugalbo.__version__}"
-            return json.dumps({"error": f"{versions} on {socket.gethostname()}"})
         try:
+            refuse_version(record["version"])
             problem = Problem.from_json({**record["problem"], "root": _root(record["problem"]["root"], record["sent"])})
             slot = Slot(**record["slot"])
             self._executor = LocalExecutor(
@@ -93,6 +93,34 @@ class Seat:
         """End all that runs; nothing is left alive."""
         if self._executor is not None:
             self._executor.__exit__(None, None, None)
+
+
+def order(
+    problem: Problem, slot: Slot, *, grace_s: float, preload: Sequence[str], sent: str | None = None
+) -> dict[str, Any]:
+    """What a controller tells `Seat.open`.
+
+    `sent` is the folder of the controller that was copied to where the seat runs, if one was.
+    """
+    return {
+        "version": frugalbo.__version__,
+        "problem": {**problem.to_json(), "root": str(Path(problem.root).resolve())},
+        "sent": sent,
+        "slot": asdict(slot),
+        "grace_s": grace_s,
+        "preload": list(preload),
+    }
+
+
+def refuse_version(controllers: str) -> None:
+    """Refuse to work for a controller of another version.
+
+    Raises:
+        ExecutorError: If it is another one.
+    """
+    if controllers != frugalbo.__version__:
+        versions = f"expected frugalbo {controllers}, as at the controller, got {frugalbo.__version__}"
+        raise ExecutorError(f"{versions} on {socket.gethostname()}")
 
 
 def recover(started: str, folder: str, objective: str, slot: str, now: float) -> str:

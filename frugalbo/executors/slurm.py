@@ -30,23 +30,24 @@ import time
 import uuid
 from collections.abc import Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Self
 
-import frugalbo
-from frugalbo.errors import ExecutorError, ProblemError
+from frugalbo.errors import ExecutorError
+from frugalbo.executors import seat
+from frugalbo.executors.admission import refuse_in_memory, refuse_running, refuse_unfit
 from frugalbo.executors.base import Segment
+from frugalbo.executors.cluster_slots import cluster_pool_slots, cluster_slots
 from frugalbo.executors.lost import Lost
 from frugalbo.executors.messages import confirm, segment_to_json
 from frugalbo.executors.nodes import Nodes
-from frugalbo.executors.ray_cluster import ray_pool_slots, ray_slots
 from frugalbo.executors.segments import ReportReader, SegmentFolder, absolute
 from frugalbo.executors.slurm_commands import JobState, Slurm
 from frugalbo.executors.slurm_job import ASKED, ORDER, REFUSED
 from frugalbo.executors.slurm_lost import END_S, MOST_S, what_became_of
 from frugalbo.pool import Pool
-from frugalbo.problem import IN_MEMORY, Problem, job_address
+from frugalbo.problem import Problem
 from frugalbo.slot import Slot
 from frugalbo.study import Cause, Ended, Event, Outcome, Reported, Started
 
@@ -81,7 +82,7 @@ class SlurmExecutor:
     A slot is the right to have one job in the queue or at work. On entering, nothing is asked for yet.
 
     Args:
-        devices: Which slots, as for `ray_cluster.ray_slots`, of whole GPUs; all GPUs, or else cores, if not given.
+        devices: Which slots, as for `cluster_slots`, of whole GPUs; all GPUs, or else cores, if not given.
         pools: In the place of `devices` and their price. A pool is a partition.
         partition: Where jobs run that are of no pool; the cluster's default, if not given.
         partitions: Of each pool, its partition; that of the pool's own name, if not given.
@@ -109,8 +110,7 @@ class SlurmExecutor:
         grace_s: float = 1.5,
         preload: Sequence[str] = (),
     ) -> None:
-        if job_address(problem.job) == IN_MEMORY:
-            raise ProblemError("other machines cannot run a function that only this process has: move it to a file")
+        refuse_in_memory(problem)
         self._problem = problem
         self._devices, self._dollars_per_hour, self._pools = devices, dollars_per_hour, pools
         self._partition, self._partitions = partition, dict(partitions or {})
@@ -155,9 +155,9 @@ class SlurmExecutor:
         slurm = Slurm()
         there = {"cpus": sum(node.cpus for node in slurm.nodes), "gpus": sum(node.gpus for node in slurm.nodes)}
         if self._pools is not None:
-            self._slots = ray_pool_slots(self._pools, **there)
+            self._slots = cluster_pool_slots(self._pools, **there)
         else:
-            self._slots = ray_slots(self._devices, **there, dollars_per_hour=self._dollars_per_hour)
+            self._slots = cluster_slots(self._devices, **there, dollars_per_hour=self._dollars_per_hour)
         if shared := [slot.name for slot in self._slots if slot.devices != int(slot.devices)]:
             raise ExecutorError(f"Slurm hands out whole GPUs, and {shared[0]!r} is a share of one")
         for slot in self._slots:
@@ -189,14 +189,9 @@ class SlurmExecutor:
         Raises:
             ExecutorError: If the slot is not free or Slurm refuses the job.
         """
-        if self._slurm is None or segment.slot not in self._slots:
-            raise ExecutorError(f"expected one of {[s.name for s in self._slots]}, got slot {segment.slot.name!r}")
-        if busy := self._running.get(segment.slot.name):
-            raise ExecutorError(f"slot {segment.slot.name!r} is not free: trial {busy.segment.trial} runs there")
-        if any(running.segment.trial == segment.trial for running in self._running.values()):
-            raise ExecutorError(f"trial {segment.trial} is running already")
-        if not segment.cap_s > 0:
-            raise ExecutorError(f"expected a cap above 0 s, got {segment.cap_s!r}")
+        if self._slurm is None:
+            raise ExecutorError("an executor runs segments in a with statement only")
+        refuse_unfit(segment, self._slots, self._segments())
         segment = absolute(segment)
         files = SegmentFolder(segment.folder, segment.number)
         try:
@@ -238,9 +233,7 @@ class SlurmExecutor:
         Raises:
             ExecutorError: If the segment is in the queue or at work here.
         """
-        for running in self._running.values():
-            if (running.segment.trial, running.segment.number) == (started.trial, started.segment):
-                raise ExecutorError(f"segment {started.segment} of trial {started.trial} runs here, it is not lost")
+        refuse_running(started, self._segments())
         slurm, folder = self._slurm or Slurm(), folder.resolve()
         files = SegmentFolder(folder, started.segment)
         if (jobs := slurm.named(_name(files))) and files.read_receipt() is None:
@@ -254,6 +247,9 @@ class SlurmExecutor:
         slot = next((slot for slot in self._slots if slot.name == started.slot), Slot(started.slot, "cpu", 0))
         lost = Lost(started, folder, slot, self._problem.objective.metric, self._grace_s)
         return what_became_of(slurm, lost, jobs, now=self.now, elapsed_s=None)
+
+    def _segments(self) -> dict[str, Segment]:
+        return {slot: running.segment for slot, running in self._running.items()}
 
     # What Slurm is told
 
@@ -287,15 +283,8 @@ class SlurmExecutor:
         return options + self._sbatch
 
     def _order(self, segment: Segment) -> Mapping[str, object]:
-        seat = {
-            "version": frugalbo.__version__,
-            "problem": {**self._problem.to_json(), "root": str(Path(self._problem.root).resolve())},
-            "sent": None,
-            "slot": asdict(segment.slot),
-            "grace_s": self._grace_s,
-            "preload": self._preload,
-        }
-        return {"seat": seat, "segment": segment_to_json(segment), "mark": uuid.uuid4().hex}
+        order = seat.order(self._problem, segment.slot, grace_s=self._grace_s, preload=self._preload)
+        return {"seat": order, "segment": segment_to_json(segment), "mark": uuid.uuid4().hex}
 
     def _ask_to_end(self, running: _Running, outcome: Outcome) -> None:
         if running.asked is None and self._slurm is not None:

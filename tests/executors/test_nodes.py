@@ -10,11 +10,12 @@ from local_setup import a_segment, local_problem
 from frugalbo.budget.amounts import Cost
 from frugalbo.errors import ExecutorError, PoolError, ProblemError
 from frugalbo.executors.backends import make_executor, read_backend
+from frugalbo.executors.cluster_slots import cluster_pool_slots, cluster_slots
 from frugalbo.executors.local import LocalExecutor
 from frugalbo.executors.messages import confirm, segment_from_json, segment_to_json
 from frugalbo.executors.nodes import Nodes, back_off_s
 from frugalbo.executors.ray import RayExecutor
-from frugalbo.executors.ray_cluster import ray_pool_slots, ray_slots, requests
+from frugalbo.executors.ray_cluster import requests
 from frugalbo.pool import Pool
 from frugalbo.slot import Slot
 from frugalbo.study import Ended, Outcome
@@ -64,7 +65,7 @@ def test_seats_are_asked_for_again_after_longer_and_longer_waits():
     ],
 )
 def test_slots_of_a_cluster_by_what_a_text_asks_for(text, expected):
-    slots = ray_slots(text, cpus=13, gpus=3, dollars_per_hour=2.0)
+    slots = cluster_slots(text, cpus=13, gpus=3, dollars_per_hour=2.0)
     assert [(slot.name, slot.threads, slot.devices) for slot in slots] == expected
     assert {slot.dollars_per_hour for slot in slots} == {2.0}
 
@@ -72,13 +73,13 @@ def test_slots_of_a_cluster_by_what_a_text_asks_for(text, expected):
 @pytest.mark.parametrize("text", ["gpu:0", "cuda:0", "gpu:2*1.5", "gpu:2x0.5", "cpu:0", "cpu:2x0", "", "gpu:1+tpu"])
 def test_texts_that_ask_for_no_slots_are_refused(text):
     with pytest.raises(ExecutorError, match="expected"):
-        ray_slots(text or "+", cpus=3, gpus=2)
+        cluster_slots(text or "+", cpus=3, gpus=2)
     with pytest.raises(PoolError, match="pool 'a'"):
-        ray_pool_slots([Pool("a", text or "+")], cpus=3, gpus=2)
+        cluster_pool_slots([Pool("a", text or "+")], cpus=3, gpus=2)
 
 
 def test_pools_are_told_apart_by_the_labels_of_their_nodes():
-    slots = ray_pool_slots([Pool("spot", 2, dollars_per_hour=1.0), Pool("own", "cpu:1")], cpus=3, gpus=2)
+    slots = cluster_pool_slots([Pool("spot", 2, dollars_per_hour=1.0), Pool("own", "cpu:1")], cpus=3, gpus=2)
     assert [(slot.name, slot.kind, slot.pool) for slot in slots] == [
         ("spot/gpu:0", "cuda", "spot"), ("spot/gpu:1", "cuda", "spot"), ("own/cpu:0", "cpu", "own"),
     ]  # fmt: skip
