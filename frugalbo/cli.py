@@ -1,4 +1,4 @@
-"""The command line: `frugalbo tune | pause | resume | together | simulate | metabo | status | best | ...`.
+"""The command line: `frugalbo tune | worker | pause | resume | together | simulate | metabo | status | best ...`.
 
 Results go to stdout, refusals to stderr in one sentence with exit code 2. Exit code 1 says that
 the run ended without a single successful trial, or without one that meets its constraints, 130 that
@@ -17,7 +17,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from frugalbo import cli_metabo, cli_report, cli_simulate, cli_together
+from frugalbo import cli_metabo, cli_report, cli_simulate, cli_together, cli_worker
 from frugalbo.errors import FrugalError, ProblemError, StudyError
 from frugalbo.table import FORMATS
 
@@ -81,7 +81,7 @@ def _parser() -> argparse.ArgumentParser:
     tune.add_argument("--devices", help="such as cuda, cuda:0,1, cpu:2, cpu:2x4; all that are found by default")
     tune.add_argument(
         "--backend", default="local", metavar="NAME",
-        help="where trials run: local, ray, ray:ADDRESS, slurm, slurm:PARTITION, or a file of TOML with options",
+        help="where trials run: local, http, http:ADDRESS, ray, ray:ADDRESS, slurm, slurm:PARTITION, or a file of TOML",
     )  # fmt: skip
     tune.add_argument("--price", type=float, default=0.0, metavar="USD", help="price of a device-hour")
     tune.add_argument("--pools", metavar="FILE", help="devices of several prices and speeds, in a file of TOML")
@@ -140,6 +140,10 @@ def _parser() -> argparse.ArgumentParser:
     simulate = commands.add_parser("simulate", parents=[storage], help="what a budget would buy, on recorded trials")
     cli_simulate.add_arguments(simulate)
     simulate.set_defaults(call=lambda args: cli_simulate.run(args, _storage(args)))
+
+    worker = commands.add_parser("worker", help="offer this machine's devices to a run with --backend http elsewhere")
+    cli_worker.add_arguments(worker)
+    worker.set_defaults(call=cli_worker.run)
 
     cli_metabo.add_arguments(commands.add_parser("metabo", help="train, judge or adapt what proposes as metabo"))
 

@@ -126,9 +126,15 @@ def _sync(path: Path) -> None:
         os.close(descriptor)
 
 
+def checkpoint_step(name: str) -> int | None:
+    """The step of the checkpoint of that name; None if it is not the name of one."""
+    match = _CHECKPOINT.fullmatch(name)
+    return int(match[1]) if match else None
+
+
 def checkpoints(folder: Path) -> list[tuple[int, Path]]:
     """The complete checkpoints in a folder, by step."""
     if not folder.is_dir():
         return []
-    found = ((_CHECKPOINT.fullmatch(path.name), path) for path in folder.iterdir())
-    return sorted((int(match[1]), path) for match, path in found if match)
+    found = ((checkpoint_step(path.name), path) for path in folder.iterdir())
+    return sorted((step, path) for step, path in found if step is not None)

@@ -55,7 +55,7 @@ LAYERS = [
     ["api"],
     ["recording", "together", "adaptation"],
     ["replay"],
-    ["cli_simulate", "cli_metabo", "cli_report", "cli_together"],
+    ["cli_simulate", "cli_metabo", "cli_report", "cli_together", "cli_worker"],
     ["integrations", "cli", "testing"],
     ["__main__"],
 ]

@@ -5,10 +5,13 @@
 | text | engine |
 |---|---|
 | `local` | processes on this machine's devices |
+| `http` | workers of other machines that register here (`frugalbo worker`); it listens on the loopback |
+| `http:10.0.0.1:8765` | the same, on that address: needs `token_file`, so give a file |
 | `ray` | the Ray cluster that `RAY_ADDRESS` names, or else one of its own on this machine |
 | `ray:auto`, `ray:10.0.0.1:6379` | the Ray cluster that runs on this machine, or at that address |
 | `slurm`, `slurm:gpu` | jobs of the Slurm cluster that this machine belongs to, in its default partition or that one |
-| `cluster.toml` | a file with `name = "ray"`, and `address`, `labels`, `runtime_env` or `patience_s` of `RayExecutor` |
+| `cluster.toml` | a file with `name = "http"`, and options of `HttpExecutor`, such as `listen` and `token_file` |
+| | or with `name = "ray"`, and `address`, `labels`, `runtime_env` or `patience_s` of `RayExecutor` |
 | | or with `name = "slurm"`, and `partition`, `partitions`, `sbatch` or `python` of `SlurmExecutor` |
 """
 
@@ -26,9 +29,10 @@ from frugalbo.executors.local import LocalExecutor
 from frugalbo.pool import Pool
 from frugalbo.problem import Problem
 
-BACKENDS = ("local", "ray", "slurm")
+BACKENDS = ("local", "http", "ray", "slurm")
 _OPTIONS = {
     "local": (),
+    "http": ("listen", "token_file", "folders", "workers", "lease_s", "patience_s", "most_bytes"),
     "ray": ("address", "labels", "runtime_env", "patience_s"),
     "slurm": ("partition", "partitions", "sbatch", "python"),
 }
@@ -46,7 +50,7 @@ def read_backend(backend: str | Mapping[str, Any]) -> dict[str, Any]:
         record = _from_file(Path(backend))
     else:
         name, _, address = backend.partition(":")
-        where = "partition" if name == "slurm" else "address"
+        where = {"slurm": "partition", "http": "listen"}.get(name, "address")
         record = {"name": name} | ({where: address} if address else {})
     if record.get("name") not in BACKENDS:
         raise ExecutorError(f"expected one of the backends {', '.join(BACKENDS)}, got {record.get('name')!r}")
@@ -70,6 +74,12 @@ def make_executor(
         FrugalError: If it cannot run this problem, or does not have these devices.
     """
     options = {name: value for name, value in backend.items() if name != "name"}
+    if backend["name"] == "http":
+        from frugalbo.executors.http import HttpExecutor
+
+        if devices is not None:
+            raise ExecutorError(f"workers bring their devices: give {devices!r} to 'frugalbo worker --devices'")
+        return HttpExecutor(problem, dollars_per_hour=dollars_per_hour, pools=pools, **options)
     if backend["name"] == "ray":
         from frugalbo.executors.ray import RayExecutor
 

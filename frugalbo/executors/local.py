@@ -37,7 +37,7 @@ from frugalbo.executors.base import Segment
 from frugalbo.executors.devices import assign_cores, local_slots, visible_devices
 from frugalbo.executors.processes import Identity
 from frugalbo.executors.recovery import end_left_over, end_unseen, recover_segment
-from frugalbo.executors.segments import Orders, ReportReader, SegmentFolder, absolute, cost_of
+from frugalbo.executors.segments import Orders, ReportReader, SegmentFolder, absolute, cost_of, wake
 from frugalbo.executors.template import WarmProcess
 from frugalbo.executors.warm import LOADING
 from frugalbo.problem import IN_MEMORY, Problem, active_words, job_address
@@ -103,6 +103,7 @@ class LocalExecutor:
         self._run = ""
         self._template: WarmProcess | None = None
         self._wake: tuple[int, int] | None = None
+        self._is_woken = False
         self._running: dict[str, _Running] = {}  # by slot
         self._events: list[Reported | Ended] = []
 
@@ -213,11 +214,18 @@ class LocalExecutor:
         """The events since the last call; waits for the first of them, at most `timeout_s`."""
         give_up = time.monotonic() + timeout_s
         self._collect()
-        while self._wake is not None and not self._events and (left := give_up - time.monotonic()) > 0:
-            self._sleep(left)
+        while self._wake is not None and not (self._events or self._is_woken) and time.monotonic() < give_up:
+            self._sleep(give_up - time.monotonic())
             self._collect()
+        self._is_woken = False
         events, self._events = self._events, []
         return events
+
+    def wake(self) -> None:
+        """Have `wait` return at once, with what there is; from any thread."""
+        self._is_woken = True
+        if self._wake is not None:
+            wake(self._wake[1])
 
     def recover(self, started: Started, folder: Path) -> Sequence[Event]:
         """What became of a segment whose controller died; nothing of it is alive after this.

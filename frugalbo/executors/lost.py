@@ -8,6 +8,7 @@ from __future__ import annotations
 import json
 import time
 from collections.abc import Callable
+from concurrent.futures import Future
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Self
@@ -23,6 +24,26 @@ from frugalbo.study import Cause, Ended, Event, Outcome, Reported, Started, even
 
 _SILENCE_S = 5.0  # a supervisor that has left no sign for so long, twenty beats, is gone
 _LOOK_S = 0.1
+
+
+@dataclass(slots=True)
+class Running:
+    """A segment that was submitted.
+
+    Args:
+        submitted: When, by the monotonic clock.
+        at: When, by the executor's.
+        last: The last step that was reported.
+        asked: What it was asked to end as.
+        finding_out: What became of it, once its seat is lost.
+    """
+
+    segment: Segment
+    submitted: float
+    at: float
+    last: int
+    asked: Outcome | None = None
+    finding_out: Future[list[Event]] | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -99,7 +120,7 @@ def find_out(
     ended = next(event for event in events if isinstance(event, Ended))
     if files.read_receipt() is None and orders is not None:
         ended = replace(ended, used=_charge(files, orders.segment, elapsed_s, ended.used))
-    return [*late, _explained(lost, ended)]
+    return [*late, explained(lost, ended)]
 
 
 def _charge(files: SegmentFolder, segment: Segment, elapsed_s: float | None, used: Cost) -> Cost:
@@ -113,7 +134,8 @@ def _charge(files: SegmentFolder, segment: Segment, elapsed_s: float | None, use
     return cost_of(segment, seconds if elapsed_s is None else min(seconds, elapsed_s))
 
 
-def _explained(lost: Lost, ended: Ended) -> Ended:
+def explained(lost: Lost, ended: Ended) -> Ended:
+    """An end with what is known of the loss, where it is one."""
     if ended.outcome != Outcome.INTERRUPTED:
         return ended
     if lost.asked == Outcome.STOPPED:

@@ -32,11 +32,11 @@ from frugalbo.executors import seat
 from frugalbo.executors.admission import refuse_in_memory, refuse_running, refuse_unfit
 from frugalbo.executors.base import Segment
 from frugalbo.executors.cluster_slots import cluster_pool_slots, cluster_slots
-from frugalbo.executors.lost import Lost, find_out
+from frugalbo.executors.lost import Lost, Running, find_out
 from frugalbo.executors.messages import confirm, events_from_text, segment_to_json
 from frugalbo.executors.nodes import Nodes, back_off_s
 from frugalbo.executors.ray_cluster import Cluster, requests
-from frugalbo.executors.ray_places import Place, Running, reason, refuse_for_good, shares
+from frugalbo.executors.ray_places import Place, reason, refuse_for_good, shares
 from frugalbo.executors.segments import absolute
 from frugalbo.pool import Pool
 from frugalbo.problem import Problem

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from concurrent.futures import Future
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import ModuleType
@@ -10,29 +9,8 @@ from typing import Any
 
 from frugalbo.errors import ExecutorError
 from frugalbo.executors.admission import not_shared, probing
-from frugalbo.executors.base import Segment
+from frugalbo.executors.lost import Running
 from frugalbo.slot import Slot
-from frugalbo.study import Event, Outcome
-
-
-@dataclass(slots=True)
-class Running:
-    """A segment that was submitted.
-
-    Args:
-        submitted: When, by the monotonic clock.
-        at: When, by the executor's.
-        last: The last step that was reported.
-        asked: What it was asked to end as.
-        finding_out: What became of it, once its seat is lost.
-    """
-
-    segment: Segment
-    submitted: float
-    at: float
-    last: int
-    asked: Outcome | None = None
-    finding_out: Future[list[Event]] | None = None
 
 
 @dataclass(slots=True)

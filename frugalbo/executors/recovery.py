@@ -38,19 +38,26 @@ def recover_segment(
     receipt = files.read_receipt()
     if receipt is not None and (receipt.trial, receipt.segment) == (started.trial, started.segment):
         return [*reports, receipt]
-    segment = orders.segment if orders else _segment_of(started, folder, slots)
+    segment = orders.segment if orders else segment_of(started, folder, slots)
     return [
         *reports,
-        end_unseen(segment, files, objective, used=_charge(started, segment, now, files.last_beat()), at=now),
+        end_unseen(segment, files, objective, used=charge(started, segment, now, files.last_beat()), at=now),
     ]
 
 
 def end_unseen(
-    segment: Segment, files: SegmentFolder, objective: str, *, used: Cost, at: float, cancelled: bool = False
+    segment: Segment,
+    files: SegmentFolder,
+    objective: str,
+    *,
+    used: Cost,
+    at: float,
+    cancelled: bool = False,
+    checkpoint: int | None = None,
 ) -> Ended:
-    """The `Ended` of a segment without a receipt, by what it left."""
+    """The `Ended` of a segment without a receipt, by what it left; `checkpoint` if its own are not in its folder."""
     reports = ReportReader(files, segment.trial, segment.start, segment.until).read()
-    checkpoint = files.checkpoint(segment.until)
+    checkpoint = files.checkpoint(segment.until) if checkpoint is None else checkpoint
     outcome, failure, message = judge_silent(segment, objective, reports, checkpoint, cancelled=cancelled)
     return Ended(
         trial=segment.trial,
@@ -103,7 +110,7 @@ def _other_supervisors(own: int) -> set[int]:
     return others | {below for pid in others for below in processes.descendants(pid)}
 
 
-def _charge(started: Started, segment: Segment, now: float, last_beat: float | None) -> Cost:
+def charge(started: Started, segment: Segment, now: float, last_beat: float | None) -> Cost:
     """The time until the last sign of life and a beat more, up to what was held; without a sign, until now."""
     devices = segment.slot.devices
     until = now if last_beat is None else min(now, last_beat + BEAT_S)
@@ -114,7 +121,7 @@ def _charge(started: Started, segment: Segment, now: float, last_beat: float | N
     return replace(cost, dollars=min(cost.dollars, started.held.dollars)) if started.held.dollars else cost
 
 
-def _segment_of(started: Started, folder: Path, slots: Sequence[Slot]) -> Segment:
+def segment_of(started: Started, folder: Path, slots: Sequence[Slot]) -> Segment:
     """What is known of a segment from its `Started` alone."""
     slot = next((slot for slot in slots if slot.name == started.slot), Slot(started.slot, "cpu", 0))
     return Segment(

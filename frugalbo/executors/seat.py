@@ -55,13 +55,7 @@ class Seat:
 
     def sees(self, path: str, text: str) -> bool:
         """Whether that file holds that text here, too: whether folders are shared."""
-        give_up = time.monotonic() + _SHARED_S
-        while time.monotonic() < give_up:
-            with contextlib.suppress(OSError):
-                if Path(path).read_text() == text:
-                    return True
-            time.sleep(0.1)
-        return False
+        return sees(path, text)
 
     def begin(self, segment: str, timeout_s: float) -> str:
         """Start a segment; returns the first events, as `events` does."""
@@ -96,20 +90,32 @@ class Seat:
 
 
 def order(
-    problem: Problem, slot: Slot, *, grace_s: float, preload: Sequence[str], sent: str | None = None
+    problem: Problem, slot: Slot | None, *, grace_s: float, preload: Sequence[str], sent: str | None = None
 ) -> dict[str, Any]:
     """What a controller tells `Seat.open`.
 
-    `sent` is the folder of the controller that was copied to where the seat runs, if one was.
+    `slot` is None for who has several. `sent` is the folder of the controller that was copied to where the seat
+    runs, if one was.
     """
     return {
         "version": frugalbo.__version__,
         "problem": {**problem.to_json(), "root": str(Path(problem.root).resolve())},
         "sent": sent,
-        "slot": asdict(slot),
+        "slot": slot and asdict(slot),
         "grace_s": grace_s,
         "preload": list(preload),
     }
+
+
+def sees(path: str, text: str) -> bool:
+    """Whether a file holds a text here."""
+    give_up = time.monotonic() + _SHARED_S
+    while time.monotonic() < give_up:
+        with contextlib.suppress(OSError):
+            if Path(path).read_text() == text:
+                return True
+        time.sleep(0.1)
+    return False
 
 
 def refuse_version(controllers: str) -> None:
