@@ -76,11 +76,16 @@ class JobContext:
                 raise ValueError(f"metric {name!r} must be a number, got {value!r}") from None
         self._last = int(step)
         self.sink({"step": int(step), "metrics": values})
+        if self._last == self.until:
+            self._drop_old()
         if self.objective in values and not math.isfinite(values[self.objective]):
             raise DivergedError(f"{self.objective} is {values[self.objective]} at step {step}")
 
     def save(self, step: int, write: Callable[[Path], object]) -> None:
         """Keep a checkpoint of the state after `step` steps, whole or not at all.
+
+        The one before is deleted; that before the last granted step once that is reported, as it would have to be
+        done again if it never were.
 
         Args:
             step: The number of steps done.
@@ -97,9 +102,7 @@ class JobContext:
             raise StorageError(f"the checkpoint's writer was given a path, and wrote nothing to {partial}") from None
         partial.rename(path)
         _sync(self.checkpoint_dir)  # the new name is on the disk before the old ones go
-        for old_step, old in checkpoints(self.checkpoint_dir):
-            if old_step != step:
-                old.unlink(missing_ok=True)
+        self._drop_old(keep=2 if step == self.until and self._last < step else 1)
 
     def resume(self) -> Path | None:
         """The checkpoint of the state after `start` steps; None in a fresh trial.
@@ -116,6 +119,11 @@ class JobContext:
     def should_stop(self) -> bool:
         """Whether the job was asked to end: save and return soon, or be killed after a short grace."""
         return self.stop_requested
+
+
+    def _drop_old(self, *, keep: int = 1) -> None:
+        for _, old in checkpoints(self.checkpoint_dir)[:-keep]:
+            old.unlink(missing_ok=True)
 
 
 def _sync(path: Path) -> None:

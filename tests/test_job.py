@@ -77,8 +77,21 @@ def test_a_checkpoint_is_found_by_the_segment_that_begins_there(folder, sent):
     assert first.resume() is None
     first.save(3, lambda path: path.write_text("at three"))
     assert second.resume().read_text() == "at three"
+    second.save(5, lambda path: path.write_text("at five"))
+    assert checkpoints(folder) == [(5, folder / "step-5.ckpt")]
+    second.report(7, loss=0.1)
     second.save(7, lambda path: path.write_text("at seven"))
     assert checkpoints(folder) == [(7, folder / "step-7.ckpt")]
+
+
+def test_what_the_last_granted_step_is_done_from_is_kept_until_that_is_reported(folder, sent):
+    job = context(folder, sent, 3, 7)
+    for step in (3, 6, 7):
+        job.save(step, lambda path, step=step: path.write_text(str(step)))
+        job.save(step, lambda path, step=step: path.write_text(str(step)))
+    assert [step for step, _ in checkpoints(folder)] == [6, 7]
+    job.report(7, loss=0.1)
+    assert [step for step, _ in checkpoints(folder)] == [7]
 
 
 def test_a_write_that_raises_leaves_the_previous_checkpoint(folder, sent):
@@ -94,7 +107,7 @@ def test_a_write_that_raises_leaves_the_previous_checkpoint(folder, sent):
     assert checkpoints(folder) == [(3, folder / "step-3.ckpt")]
     assert job.resume().read_text() == "whole"
     job.save(7, lambda path: path.write_text("whole again"))
-    assert checkpoints(folder) == [(7, folder / "step-7.ckpt")]
+    assert [step for step, _ in checkpoints(folder)] == [3, 7]
 
 
 def test_a_write_to_elsewhere_is_noticed_and_leaves_the_previous_checkpoint(folder, sent):

@@ -16,7 +16,7 @@ from frugalbo.errors import ExecutorError
 from frugalbo.executors import runner
 from frugalbo.executors.base import Segment
 from frugalbo.executors.recovery import recover_segment
-from frugalbo.executors.segments import ReportReader, ReportWriter, SegmentFolder, absolute, cost_of
+from frugalbo.executors.segments import ReportReader, ReportWriter, SegmentFolder, absolute, cost_of, goes_on_from
 from frugalbo.executors.verdict import Seen, blame, judge
 from frugalbo.executors.warm import load_function
 from frugalbo.problem import IN_MEMORY, Problem, job_address
@@ -139,7 +139,7 @@ class InlineExecutor:
             outcome=outcome,
             used=cost_of(segment, seconds),
             at=self.now(),
-            checkpoint=files.checkpoint(segment.until),
+            checkpoint=goes_on_from(files, segment, outcome, reports, objective),
             failure=failure,
             message=message,
             cause=blame(outcome, failure, seen),

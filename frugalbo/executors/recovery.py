@@ -11,7 +11,7 @@ from pathlib import Path
 from frugalbo.budget.amounts import Cost
 from frugalbo.executors import processes
 from frugalbo.executors.base import Segment
-from frugalbo.executors.segments import BEAT_S, Orders, ReportReader, SegmentFolder, cost_of
+from frugalbo.executors.segments import BEAT_S, Orders, ReportReader, SegmentFolder, cost_of, goes_on_from
 from frugalbo.executors.supervisor import NAME
 from frugalbo.executors.verdict import judge_silent
 from frugalbo.slot import Slot
@@ -57,15 +57,15 @@ def end_unseen(
 ) -> Ended:
     """The `Ended` of a segment without a receipt, by what it left; `checkpoint` if its own are not in its folder."""
     reports = ReportReader(files, segment.trial, segment.start, segment.until).read()
-    checkpoint = files.checkpoint(segment.until) if checkpoint is None else checkpoint
-    outcome, failure, message = judge_silent(segment, objective, reports, checkpoint, cancelled=cancelled)
+    saved = files.checkpoint(segment.until) if checkpoint is None else checkpoint
+    outcome, failure, message = judge_silent(segment, objective, reports, saved, cancelled=cancelled)
     return Ended(
         trial=segment.trial,
         segment=segment.number,
         outcome=outcome,
         used=used,
         at=at,
-        checkpoint=checkpoint,
+        checkpoint=goes_on_from(files, segment, outcome, reports, objective) if checkpoint is None else checkpoint,
         failure=failure,
         message=message,
         log_tail=files.log_tail(),

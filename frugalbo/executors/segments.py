@@ -26,7 +26,7 @@ from frugalbo.executors.base import Segment
 from frugalbo.executors.messages import segment_from_json, segment_to_json
 from frugalbo.executors.processes import Identity
 from frugalbo.job import checkpoints
-from frugalbo.study import Ended, Reported, event_from_json, event_to_json
+from frugalbo.study import Ended, Outcome, Reported, event_from_json, event_to_json
 
 TAIL_BYTES = 2000  # of the log, in an Ended
 BEAT_S = 0.25  # how often a supervisor leaves a sign of life
@@ -318,6 +318,17 @@ def absolute(segment: Segment) -> Segment:
 def reached(reports: Sequence[Reported], objective: str, until: int) -> bool:
     """Whether the objective was reported for the last granted step."""
     return any(report.step == until and math.isfinite(report.metrics.get(objective, math.nan)) for report in reports)
+
+
+def goes_on_from(
+    files: SegmentFolder, segment: Segment, outcome: Outcome, reports: Sequence[Reported], objective: str
+) -> int:
+    """The step from which the trial could go on after a segment.
+
+    A last granted step that was saved and never reported has to be done again: nothing would be left to grant.
+    """
+    is_open = outcome == Outcome.INTERRUPTED and not reached(reports, objective, segment.until)
+    return files.checkpoint(segment.until - 1 if is_open else segment.until)
 
 
 def diverged(reports: Sequence[Reported], objective: str) -> Reported | None:

@@ -10,7 +10,7 @@ from dataclasses import replace
 from frugalbo.executors.base import Segment
 from frugalbo.executors.lost import Lost, find_out
 from frugalbo.executors.messages import segment_from_json
-from frugalbo.executors.segments import SegmentFolder, cost_of
+from frugalbo.executors.segments import SegmentFolder, cost_of, goes_on_from
 from frugalbo.executors.slurm_commands import JobState, Slurm
 from frugalbo.executors.slurm_job import ORDER
 from frugalbo.study import Cause, Ended, Event, Failure, Outcome
@@ -94,7 +94,7 @@ def _never_began(lost: Lost, segment: Segment, state: JobState, files: SegmentFo
         outcome=lost.asked or Outcome.INTERRUPTED,
         used=cost_of(segment, 0.0),
         at=lost.started.at,
-        checkpoint=files.checkpoint(segment.until),
+        checkpoint=goes_on_from(files, segment, Outcome.INTERRUPTED, (), lost.objective),
         message=f"its Slurm job ended {why}",
         cause=Cause.INFRASTRUCTURE,
     )

@@ -24,7 +24,16 @@ from typing import Any, NoReturn
 
 from frugalbo.executors import processes, runner
 from frugalbo.executors.output import ReportParser
-from frugalbo.executors.segments import BEAT_S, BoundedLog, Orders, ReportReader, ReportWriter, SegmentFolder, cost_of
+from frugalbo.executors.segments import (
+    BEAT_S,
+    BoundedLog,
+    Orders,
+    ReportReader,
+    ReportWriter,
+    SegmentFolder,
+    cost_of,
+    goes_on_from,
+)
 from frugalbo.executors.verdict import Reason, Seen, blame, judge
 from frugalbo.study import Ended, Failure, event_to_json
 
@@ -308,7 +317,7 @@ class Supervisor:
             outcome=outcome,
             used=cost_of(segment, seconds, self._peak_bytes),
             at=time.time(),
-            checkpoint=self._folder.checkpoint(segment.until),
+            checkpoint=goes_on_from(self._folder, segment, outcome, reports, self._orders.objective),
             failure=failure,
             message=message,
             log_tail=self._folder.log_tail(),

@@ -44,6 +44,17 @@ def swallows_divergence(ctx):
             ctx.report(step, loss=float("nan") if step == 1 else 0.1)
 
 
+def dies_before_its_last_report(ctx):
+    """The first time, between saving the last granted step and reporting it."""
+    for step in range(ctx.start + 1, ctx.until + 1):
+        ctx.save(step, lambda path, step=step: path.write_text(str(step)))
+        if step == ctx.until and not (ctx.checkpoint_dir / "died").exists():
+            (ctx.checkpoint_dir / "died").touch()
+            os.kill(os.getppid(), signal.SIGKILL)  # its supervisor, and so itself
+            time.sleep(WAIT_S)
+        ctx.report(step, loss=1 / step)
+
+
 def ignores_sigterm(ctx):
     signal.signal(signal.SIGTERM, signal.SIG_IGN)
     ctx.report(1, loss=1.0)

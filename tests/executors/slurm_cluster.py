@@ -113,6 +113,16 @@ class SlurmCluster:
             processes.send(pid, signal.SIGKILL)
         slurmd.wait()
 
+    def restart(self, name: str) -> None:
+        """kill -9 of `slurmd`, whose jobs live on, or of `slurmctld`, and a new one."""
+        process = self._started.pop(name)
+        process.kill()
+        process.wait()
+        if name == "slurmd":
+            self.start_node()
+        else:
+            self._spawn(name, "-D")
+
     def call(self, *command: str) -> str:
         done = subprocess.run(command, env=self.environ(), capture_output=True, text=True, check=False, timeout=30)
         return done.stdout

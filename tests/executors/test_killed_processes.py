@@ -15,6 +15,7 @@ import time
 import pytest
 from local_setup import HERE, SLOTS, a_segment, is_alive, left_of, local_problem, read_pids
 
+import frugalbo as fb
 from frugalbo.budget.amounts import Cost
 from frugalbo.executors import processes
 from frugalbo.executors.local import LocalExecutor
@@ -343,3 +344,17 @@ def test_time_in_which_nobody_was_alive_is_not_charged(tmp_path):
     assert isinstance(ended, Ended)
     assert ended.outcome == Outcome.INTERRUPTED
     assert 2.0 <= ended.used.device_seconds <= 2.5
+
+
+@pytest.mark.parametrize("scheduler", ["asha", "fixed"])
+def test_a_job_that_dies_between_saving_its_last_step_and_reporting_it_does_that_step_again(tmp_path, scheduler):
+    problem = local_problem("dies_before_its_last_report", steps=9)
+    executor = LocalExecutor(problem, SLOTS[:1], preload=(), grace_s=0.3)
+    report = fb.tune(
+        problem, budget="1 trial", method="random", scheduler=scheduler, storage=tmp_path / "runs.db", executor=executor
+    )
+    [trial] = report.study.trials.values()
+    assert trial.ends[0].outcome == Outcome.INTERRUPTED
+    assert trial.starts[1].start == trial.starts[0].until - 1
+    assert trial.ends[1].outcome in (Outcome.PAUSED, Outcome.COMPLETED)
+    assert list(trial.reports) == list(range(1, trial.starts[-1].until + 1))

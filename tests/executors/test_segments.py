@@ -14,7 +14,15 @@ from local_setup import a_segment
 
 from frugalbo.executors import processes
 from frugalbo.executors.processes import Identity
-from frugalbo.executors.segments import BoundedLog, Orders, ReportReader, ReportWriter, SegmentFolder, clean
+from frugalbo.executors.segments import (
+    BoundedLog,
+    Orders,
+    ReportReader,
+    ReportWriter,
+    SegmentFolder,
+    clean,
+    goes_on_from,
+)
 from frugalbo.executors.verdict import Seen, judge, judge_silent
 from frugalbo.study import Failure, Outcome, Reported
 
@@ -140,6 +148,24 @@ def test_the_reason_of_a_failure_is_the_first_cause(tmp_path, seen, failure):
 def test_what_nobody_saw_end_is_judged_by_what_it_left(tmp_path, steps, planned, checkpoint, cancelled, outcome):
     segment = a_segment(tmp_path, planned=planned)
     assert judge_silent(segment, "loss", _reports(*steps), checkpoint, cancelled=cancelled)[0] == outcome
+
+
+@pytest.mark.parametrize(
+    ("outcome", "steps", "saved", "expected"),
+    [
+        (Outcome.INTERRUPTED, (1, 4), (4, 5), 4),  # the last granted step has to be done again
+        (Outcome.INTERRUPTED, (1, 4), (5,), 0),
+        (Outcome.INTERRUPTED, (1, 5), (4, 5), 5),
+        (Outcome.INTERRUPTED, (1, 4), (3,), 3),
+        (Outcome.PAUSED, (1, 4), (4, 5), 5),  # it reports at steps of its own
+    ],
+)
+def test_what_goes_on_has_something_left_to_do(tmp_path, outcome, steps, saved, expected):
+    segment, files = a_segment(tmp_path, planned=7), SegmentFolder(tmp_path, 0)
+    files.create()
+    for step in saved:
+        (files.checkpoint_dir / f"step-{step}.ckpt").touch()
+    assert goes_on_from(files, segment, outcome, _reports(*steps), "loss") == expected
 
 
 def test_processes_are_read_as_they_are():
