@@ -120,7 +120,6 @@ class JobContext:
         """Whether the job was asked to end: save and return soon, or be killed after a short grace."""
         return self.stop_requested
 
-
     def _drop_old(self, *, keep: int = 1) -> None:
         for _, old in checkpoints(self.checkpoint_dir)[:-keep]:
             old.unlink(missing_ok=True)

@@ -292,12 +292,13 @@ class _Stay:
             return
         self._look_at = time.monotonic() + _LOOK_S
         for segment in self._segments.values():
-            carrier.submit(self._carry, segment, self._depot)
+            # Not that of the last step: until its report is there as well, it may have to be done again.
+            carrier.submit(self._carry, segment, self._depot, segment.until - 1)
 
-    def _carry(self, segment: Segment, depot: Depot) -> int:
-        """Carry the newest checkpoint of a segment, if it was not carried yet; returns its step, 0 without one."""
+    def _carry(self, segment: Segment, depot: Depot, most: int) -> int:
+        """Carry the newest checkpoint of a segment up to step `most`, if it was not carried yet; returns its step."""
         key = segment.trial, segment.number
-        found = newest(SegmentFolder(segment.folder, segment.number).checkpoint_dir, segment.until)
+        found = newest(SegmentFolder(segment.folder, segment.number).checkpoint_dir, most)
         if found is not None and found[0] > self._carried.get(key, segment.start):
             with contextlib.suppress(FileNotFoundError):  # the job has saved a newer one meanwhile
                 depot.put(segment, found[1])
@@ -313,7 +314,7 @@ class _Stay:
         """The end of a segment, with the checkpoint that is where others can get it."""
         while not self._visit.why_over:
             try:
-                return replace(event, checkpoint=self._carry(segment, depot))
+                return replace(event, checkpoint=self._carry(segment, depot, event.checkpoint))
             except (UnreachableError, BusyError):
                 time.sleep(_AGAIN_S)
             except (FrugalError, OSError) as error:
