@@ -31,10 +31,13 @@ def fruitless(trial: Trial) -> list[tuple[Started, Ended]]:
     return found[::-1]
 
 
-def due_at(trial: Trial) -> float:
-    """When the trial may go on: at once after the first fruitless attempt, then after 2, 4, 8 ... s, at most 300."""
+def due_at(trial: Trial, now: float) -> float:
+    """When the trial may go on: at once after the first fruitless attempt, then after 2, 4, 8 ... s, at most 300.
+
+    At once, too, where the last attempt has ended later than `now`: the clock was set back since.
+    """
     attempts = fruitless(trial)
-    if len(attempts) < 2:
+    if len(attempts) < 2 or attempts[-1][1].at > now:
         return 0.0
     return attempts[-1][1].at + min(_MOST_S, _FIRST_S * 2.0 ** (len(attempts) - 2))
 

@@ -32,6 +32,7 @@ class OpenStudy(Study):
         proposer: Where `ask` gets its configurations from.
         wall_before: Seconds that earlier sessions of the run lived.
         pools: The budgets of pools of devices that have one.
+        clock: Seconds since 1970 in UTC; by default one that is set once, here, so that it never jumps.
     """
 
     ledger: Ledger
@@ -45,14 +46,14 @@ class OpenStudy(Study):
         proposer: Proposer | None = None,
         wall_before: float = 0.0,
         pools: Mapping[str, Budget] | None = None,
-        clock: Callable[[], float] = time.time,
+        clock: Callable[[], float] | None = None,
     ) -> None:
         super().__init__(problem, Ledger(budget, pools))
         self.proposer = proposer
         self._lease = lease
-        self._clock = clock
+        self._clock = clock or _steady_clock()
         self._wall_before = wall_before
-        self._opened = clock()
+        self._opened = self._clock()
         self._on_close: list[Callable[[], None]] = []
 
     def record(self, *events: Event) -> None:
@@ -201,6 +202,11 @@ class OpenStudy(Study):
 
     def __exit__(self, *exc: object) -> None:
         self.close()
+
+
+def _steady_clock() -> Callable[[], float]:
+    epoch = time.time() - time.monotonic()
+    return lambda: epoch + time.monotonic()
 
 
 def _cost(amount: str | float | Cost | None, *, evaluations: float) -> Cost:

@@ -33,18 +33,24 @@ def attempts(*ends, held=10.0):
 
 def test_the_second_attempt_comes_at_once_and_those_after_it_wait_twice_as_long_each():
     # The attempts end at 50, 150, 250, 350 s; from the second fruitless one on the wait is 2, 4, 8 s.
-    waits = [due_at(attempts(*[(Cause.PREEMPTED, 1.0, 0)] * n)[0]) for n in (1, 2, 3, 4)]
+    waits = [due_at(attempts(*[(Cause.PREEMPTED, 1.0, 0)] * n)[0], 400.0) for n in (1, 2, 3, 4)]
     assert waits == [0.0, 152.0, 254.0, 358.0]
 
 
 def test_the_wait_is_bounded():
-    assert due_at(attempts(*[(Cause.PREEMPTED, 1.0, 0)] * 40)[0]) == 39 * 100 + 50 + 300
+    assert due_at(attempts(*[(Cause.PREEMPTED, 1.0, 0)] * 40)[0], 4000.0) == 39 * 100 + 50 + 300
+
+
+def test_a_clock_that_was_set_back_holds_nobody_up():
+    trial, _ = attempts(*[(Cause.PREEMPTED, 1.0, 0)] * 3)
+    assert due_at(trial, 251.0) == 254.0
+    assert due_at(trial, 250.0 - 3600) == 0.0
 
 
 def test_progress_makes_up_for_what_went_before():
     trial, _ = attempts((Cause.INFRASTRUCTURE, 4.0, 0), (Cause.INFRASTRUCTURE, 4.0, 3), (Cause.INFRASTRUCTURE, 4.0, 3))
     assert [ended.segment for _, ended in fruitless(trial)] == [2]
-    assert due_at(trial) == 0.0
+    assert due_at(trial, 400.0) == 0.0
 
 
 def test_an_end_by_the_user_is_no_fruitless_attempt():

@@ -468,3 +468,31 @@ def test_the_scheduler_gets_ready_while_all_slots_are_busy_and_no_event_is_lost(
     # Once after each decision, while something runs.
     assert len(seen) == len(set(seen))
     assert all(running for _, running in seen)
+
+
+class Skewed(SimulatedExecutor):
+    """Its nodes' clocks are off, and its jobs print."""
+
+    off_s = 0.0
+
+    def wait(self, timeout_s):
+        events = [replace(event, at=event.at + self.off_s) for event in super().wait(timeout_s)]
+        return [replace(e, log_tail="printed") if isinstance(e, Ended) else e for e in events]
+
+
+@pytest.mark.parametrize("off_s", [-3600.0, 3600.0])
+def test_stamps_are_between_a_segments_start_and_its_end_whatever_its_clock_says(off_s):
+    study, executor = OpenStudy(PROBLEM, Budget.of("11 trials")), Skewed(PROBLEM, slots(2), curve)
+    executor.off_s = off_s
+    RunLoop(study, FixedScheduler(SobolProposer(seed=0)), executor, LearnedCost(), Path(), 0).run()
+    for trial in study.trials.values():
+        [started], [ended] = trial.starts, trial.ends
+        assert all(started.at <= at <= ended.at for at in trial.times.values())
+        assert ended.at <= started.at + ended.used.device_seconds + 1e-9
+
+
+def test_what_a_job_printed_is_in_the_journal_only_if_it_failed():
+    study, executor = OpenStudy(PROBLEM, Budget.of("11 trials")), Skewed(PROBLEM, slots(2), curve)
+    RunLoop(study, FixedScheduler(SobolProposer(seed=0)), executor, LearnedCost(), Path(), 0, trial_cap_s=5.0).run()
+    printed = {(trial.status, trial.ends[-1].log_tail) for trial in study.trials.values()}
+    assert printed == {(Status.COMPLETED, ""), (Status.FAILED, "printed")}

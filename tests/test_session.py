@@ -1,6 +1,7 @@
 """ask / tell: a study that its user drives."""
 
 import math
+import time
 
 import pytest
 
@@ -140,3 +141,12 @@ def test_what_could_not_be_written_does_not_count(problem):
         study.ask(hold=5.0)
     assert study.trials == {}
     assert study.balance()["device_seconds"].held == 0
+
+
+def test_wall_time_is_that_which_passes_whatever_the_clock_on_the_wall_says(problem, monkeypatch):
+    with fb.open_study(problem, budget="60s wall", method="sobol") as study:
+        now = time.time
+        for jump_s in (3600.0, -3600.0):
+            monkeypatch.setattr(time, "time", lambda jump_s=jump_s: now() + jump_s)
+            assert 0 <= study.balance()["wall_seconds"].spent < 30
+            assert study.ask().starts[0].at == pytest.approx(now(), abs=30)

@@ -83,7 +83,7 @@ def what_became_of(lost: Lost, answers: Answers, *, now: Callable[[], float], el
         segment,
         files,
         lost.objective,
-        used=charge(started, segment, now() if elapsed_s is None else started.at + elapsed_s, None),
+        used=charge(started, segment, max(0.0, now() - started.at) if elapsed_s is None else elapsed_s),
         at=now(),
         cancelled=lost.asked == Outcome.STOPPED,
         checkpoint=newest_step(answers.desk.folders, lost.folder, started.until),

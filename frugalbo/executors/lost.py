@@ -18,7 +18,7 @@ from frugalbo.executors import processes
 from frugalbo.executors.base import Segment
 from frugalbo.executors.messages import events_from_text
 from frugalbo.executors.recovery import recover_segment
-from frugalbo.executors.segments import BEAT_S, SegmentFolder, cost_of
+from frugalbo.executors.segments import SegmentFolder, cost_of
 from frugalbo.slot import Slot
 from frugalbo.study import Cause, Ended, Event, Outcome, Reported, Started, event_to_json
 
@@ -119,18 +119,13 @@ def find_out(
     late = [event for event in events if isinstance(event, Reported) and event.step > lost.last]
     ended = next(event for event in events if isinstance(event, Ended))
     if files.read_receipt() is None and orders is not None:
-        ended = replace(ended, used=_charge(files, orders.segment, elapsed_s, ended.used))
+        ended = replace(ended, used=_charge(files, orders.segment, elapsed_s))
     return [*late, explained(lost, ended)]
 
 
-def _charge(files: SegmentFolder, segment: Segment, elapsed_s: float | None, used: Cost) -> Cost:
-    """Up to the last sign of life, both ends by the clock of the storage, which need not be ours."""
-    try:
-        began = (files.path / "orders.json").stat().st_mtime
-    except OSError:
-        return used
-    beat = files.last_beat()
-    seconds = min((beat or began) - began + BEAT_S, segment.cap_s)
+def _charge(files: SegmentFolder, segment: Segment, elapsed_s: float | None) -> Cost:
+    """What it lived, up to its cap, and to the time that has passed."""
+    seconds = min(files.lived_s() or 0.0, segment.cap_s)
     return cost_of(segment, seconds if elapsed_s is None else min(seconds, elapsed_s))
 
 

@@ -11,7 +11,7 @@ from pathlib import Path
 from frugalbo.budget.amounts import Cost
 from frugalbo.executors import processes
 from frugalbo.executors.base import Segment
-from frugalbo.executors.segments import BEAT_S, Orders, ReportReader, SegmentFolder, cost_of, goes_on_from
+from frugalbo.executors.segments import Orders, ReportReader, SegmentFolder, cost_of, goes_on_from
 from frugalbo.executors.supervisor import NAME
 from frugalbo.executors.verdict import judge_silent
 from frugalbo.slot import Slot
@@ -41,7 +41,7 @@ def recover_segment(
     segment = orders.segment if orders else segment_of(started, folder, slots)
     return [
         *reports,
-        end_unseen(segment, files, objective, used=charge(started, segment, now, files.last_beat()), at=now),
+        end_unseen(segment, files, objective, used=charge(started, segment, _lived_s(started, files, now)), at=now),
     ]
 
 
@@ -110,11 +110,20 @@ def _other_supervisors(own: int) -> set[int]:
     return others | {below for pid in others for below in processes.descendants(pid)}
 
 
-def charge(started: Started, segment: Segment, now: float, last_beat: float | None) -> Cost:
-    """The time until the last sign of life and a beat more, up to what was held; without a sign, until now."""
+def _lived_s(started: Started, files: SegmentFolder, now: float) -> float:
+    """What a segment lived; nothing if it was never given orders.
+
+    Where not even the run's own folder is seen, nobody knows, and it is taken to have lived until now.
+    """
+    if (lived_s := files.lived_s()) is not None:
+        return lived_s
+    return 0.0 if files.trial_folder.parent.is_dir() else max(0.0, now - started.at)
+
+
+def charge(started: Started, segment: Segment, lived_s: float) -> Cost:
+    """What it lived, up to what was held."""
     devices = segment.slot.devices
-    until = now if last_beat is None else min(now, last_beat + BEAT_S)
-    seconds = max(0.0, min(until - started.at, segment.cap_s))
+    seconds = min(lived_s, segment.cap_s)
     if started.held.device_seconds:
         seconds = min(seconds, started.held.device_seconds / devices)
     cost = cost_of(segment, seconds)

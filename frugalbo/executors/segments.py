@@ -15,7 +15,7 @@ import contextlib
 import json
 import math
 import os
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -29,9 +29,11 @@ from frugalbo.job import checkpoints
 from frugalbo.study import Ended, Outcome, Reported, event_from_json, event_to_json
 
 TAIL_BYTES = 2000  # of the log, in an Ended
+LINE_BYTES = 2**16  # a longer line is no report
 BEAT_S = 0.25  # how often a supervisor leaves a sign of life
 _HEAD_KEPT = 2**20  # of the log, on disk
 _TAIL_KEPT = 2**20
+_PIECE_BYTES = 2**20  # of reports, read at a time
 
 
 @dataclass(frozen=True, slots=True)
@@ -150,6 +152,17 @@ class SegmentFolder:
         except OSError:
             return None
 
+    def lived_s(self) -> float | None:
+        """From its orders to its last sign of life and a beat more; None if it was never given any.
+
+        Both ends are by the clock of the storage, which need not be that of who asks.
+        """
+        try:
+            began = (self.path / "orders.json").stat().st_mtime
+        except OSError:
+            return None
+        return max(0.0, (self.last_beat() or began) - began) + BEAT_S
+
     def write_receipt(self, ended: Ended) -> None:
         """Write how the segment ended, so that it survives a loss of power."""
         _write(self.path / "receipt.json", event_to_json(ended), sync=True)
@@ -173,7 +186,10 @@ class SegmentFolder:
 
 
 class ReportReader:
-    """Reads the reports of a segment as they are written; a torn last line is left for later."""
+    """Reads the reports of a segment as they are written; a torn last line is left for later.
+
+    A file that has lost its end is read again from its beginning.
+    """
 
     def __init__(self, folder: SegmentFolder, trial: int, start: int, until: int) -> None:
         self._path = folder.reports
@@ -183,28 +199,39 @@ class ReportReader:
 
     def read(self) -> list[Reported]:
         """The reports since the last call, in the order of steps. What is no report is passed over."""
+        found: list[Reported] = []
         try:
             with self._path.open("rb") as file:
+                if os.fstat(file.fileno()).st_size < self._offset:
+                    self._offset = 0
                 file.seek(self._offset)
-                text = file.read()
+                while text := file.read(_PIECE_BYTES):
+                    whole, end, rest = text.rpartition(b"\n")
+                    if not end and len(rest) < LINE_BYTES:
+                        break
+                    # The beginning of a line that is too long is passed over, as its end will be.
+                    self._offset += len(text) - (len(rest) if len(rest) < LINE_BYTES else 0)
+                    file.seek(self._offset)
+                    found += self._parse_all(whole)
         except OSError:
-            return []
-        whole, _, _ = text.rpartition(b"\n")
-        self._offset += len(whole) + 1 if whole else 0
-        found = []
-        for line in whole.split(b"\n"):
+            return found
+        return found
+
+    def _parse_all(self, lines: bytes) -> Iterator[Reported]:
+        for line in lines.split(b"\n"):
             report = self._parse(line)
             if report is not None:
                 self._last = report.step
-                found.append(report)
-        return found
+                yield report
 
     def _parse(self, line: bytes) -> Reported | None:
+        if len(line) > LINE_BYTES:
+            return None
         try:
             record = json.loads(line)
             step, at = int(record["step"]), float(record["at"])
             metrics = {str(name): float(value) for name, value in record["metrics"].items()}
-        except (ValueError, KeyError, TypeError, AttributeError, RecursionError):
+        except (ValueError, KeyError, TypeError, AttributeError, RecursionError, OverflowError):
             return None
         if not self._last < step <= self._until or not math.isfinite(at):
             return None
@@ -227,8 +254,13 @@ class ReportWriter:
 
         Raises:
             OSError: If the disk is full.
+            ValueError: If it is longer than a report may be.
         """
         line = json.dumps({"step": step, "metrics": dict(metrics), "at": at}).encode() + b"\n"
+        if len(line) > LINE_BYTES:
+            raise ValueError(
+                f"a report may take {LINE_BYTES} bytes, this one of {len(metrics)} metrics takes {len(line)}"
+            )
         written = os.write(self._fd, line)
         if written < len(line):  # the next line must not join what was written of this one
             os.write(self._fd, b"\n")

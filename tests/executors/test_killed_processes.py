@@ -281,6 +281,7 @@ def test_without_a_receipt_the_time_since_the_start_is_charged_up_to_what_was_he
     with (folder / "reports.jsonl").open("ab") as file:
         file.write(b'{"step": 1001, "metri')  # torn
     for at, held, low, high in ((time.time() - 4, 60.0, 4.0, 8.0), (time.time() - 3600, 9.5, 9.5, 9.5)):
+        os.utime(folder / "orders.json", (at, at))
         report, ended = recover(tmp_path, at=at, held=held)
         assert isinstance(report, Reported)
         assert isinstance(ended, Ended)
@@ -340,10 +341,28 @@ def test_time_in_which_nobody_was_alive_is_not_charged(tmp_path):
     began = time.time() - 3600
     for path in folder.iterdir():
         os.utime(path, (began + 2, began + 2))
+    os.utime(folder / "orders.json", (began, began))
     [ended] = recover(tmp_path, at=began, held=60.0)
     assert isinstance(ended, Ended)
     assert ended.outcome == Outcome.INTERRUPTED
     assert 2.0 <= ended.used.device_seconds <= 2.5
+
+
+@pytest.mark.parametrize("off_s", [-3600.0, 3600.0])
+def test_a_clock_that_is_not_that_of_the_disk_changes_no_charge(tmp_path, off_s):
+    finished_segment(tmp_path / "trial-0")
+    folder = tmp_path / "trial-0" / "segment-0"
+    (folder / "receipt.json").unlink()
+    os.utime(folder / "orders.json", (time.time() - 2, time.time() - 2))
+    ended = recover(tmp_path, at=time.time() - 2 + off_s, held=60.0)[-1]
+    assert isinstance(ended, Ended)
+    assert 1.5 <= ended.used.device_seconds <= 5.0
+
+
+def test_a_segment_that_was_never_given_orders_costs_nothing(tmp_path):
+    [ended] = recover(tmp_path, at=time.time() - 3600, held=60.0)
+    assert isinstance(ended, Ended)
+    assert (ended.outcome, ended.used.device_seconds) == (Outcome.INTERRUPTED, 0.0)
 
 
 @pytest.mark.parametrize("scheduler", ["asha", "fixed"])
