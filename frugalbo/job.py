@@ -72,7 +72,7 @@ class JobContext:
         for name, value in metrics.items():
             try:
                 values[name] = float(value)
-            except (TypeError, ValueError):
+            except (TypeError, ValueError, OverflowError):
                 raise ValueError(f"metric {name!r} must be a number, got {value!r}") from None
         self._last = int(step)
         self.sink({"step": int(step), "metrics": values})

@@ -10,7 +10,7 @@ import json
 import math
 from collections.abc import Callable, Mapping
 
-_LINE_BYTES = 2**16  # a longer line is no report
+from frugalbo.executors.segments import LINE_BYTES
 
 
 class ReportParser:
@@ -52,7 +52,7 @@ class ReportParser:
             self._report(self._until, self._result)
 
     def _add(self, piece: bytes) -> None:
-        if self._too_long or len(self._line) + len(piece) > _LINE_BYTES:
+        if self._too_long or len(self._line) + len(piece) > LINE_BYTES:
             self._too_long = True
             self._line.clear()
         else:
@@ -84,7 +84,10 @@ class ReportParser:
 
     def _report(self, step: int, metrics: Mapping[str, float]) -> None:
         self._last = step
-        self._sink(step, metrics)
+        try:
+            self._sink(step, metrics)
+        except ValueError as error:  # it is too long
+            self._refuse(str(error))
         self.diverged |= not math.isfinite(metrics.get(self._objective, 0.0))
 
     def _refuse(self, why: str) -> None:

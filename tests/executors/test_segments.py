@@ -15,6 +15,7 @@ from local_setup import a_segment
 from frugalbo.executors import processes
 from frugalbo.executors.processes import Identity
 from frugalbo.executors.segments import (
+    LINE_BYTES,
     BoundedLog,
     Orders,
     ReportReader,
@@ -56,6 +57,54 @@ def test_a_torn_line_is_left_for_later_and_garbage_is_passed_over(files):
         assert reader.read() == []  # no report, a repeated step, a step that was not granted
         file.write(b'{"step": 4, "metrics": {"a": 1}, "at": 1}\n')
         assert reader.read() == [Reported(3, 0, 4, {"a": 1.0}, 1.0)]
+
+
+@pytest.mark.parametrize(
+    "odd",
+    [
+        b'{"step": Infinity, "metrics": {"a": 1}, "at": 1}',
+        b'{"step": 1e999, "metrics": {"a": 1}, "at": 1}',
+        b'{"step": 1, "metrics": {"a": %s}, "at": 1}' % (b"9" * 400),
+        b'{"step": 1, "metrics": {"a": "much"}, "at": 1}',
+        b'{"step": 1, "metrics": [1], "at": 1}',
+        b'{"step": 1, "metrics": {"a": 1}, "at": NaN}',
+        b"[" * 50_000,
+        b'{"step": 1, "metrics": {"%s": 1}, "at": 1}' % (b"a" * LINE_BYTES),
+        b'{"step": 1, "metrics": {"a": 1}, "at": 1, "more": "%s"}' % (b"a" * 3_000_017),
+    ],
+    ids=range(9),
+)
+def test_no_line_stops_the_reader(files, odd):
+    good = b'{"step": 2, "metrics": {"a": 1}, "at": 1}\n'
+    reader = ReportReader(files, 3, 0, 5)
+    with files.reports.open("ab", buffering=0) as file:
+        file.write(odd[:1000])
+        assert reader.read() == []
+        file.write(odd[1000:] + b"\n" + good)
+    assert reader.read() == [Reported(3, 0, 2, {"a": 1.0}, 1.0)]
+
+
+def test_reports_that_lost_their_end_are_read_again(files):
+    lines = [b'{"step": %d, "metrics": {"a": 1}, "at": 1}\n' % step for step in (1, 2, 3, 4)]
+    files.reports.write_bytes(lines[0] + lines[1])
+    reader = ReportReader(files, 3, 0, 5)
+    assert [report.step for report in reader.read()] == [1, 2]
+    os.truncate(files.reports, len(lines[0]))
+    assert reader.read() == []
+    with files.reports.open("ab", buffering=0) as file:
+        file.write(lines[2])
+        assert [report.step for report in reader.read()] == [3]
+        file.write(lines[3])
+        assert [report.step for report in reader.read()] == [4]
+
+
+def test_a_report_is_no_longer_than_can_be_read(files):
+    writer = ReportWriter(files.reports)
+    with pytest.raises(ValueError, match=r"a report may take 65536 bytes, this one of 7000 metrics takes \d+"):
+        writer.write(1, {f"metric {n}": 0.5 for n in range(7000)}, 1.0)
+    writer.write(2, {"a": 1.0}, 1.0)
+    writer.close()
+    assert [report.step for report in ReportReader(files, 3, 0, 5).read()] == [2]
 
 
 @given(pieces=st.lists(st.binary(max_size=40).map(lambda b: b * 7), max_size=12), kept=st.integers(1, 60))
