@@ -38,6 +38,7 @@ LAYERS = [
         "report.importance",
         "report.calibration",
         "report.pareto",
+        "report.exploration",
         "report.waiting",
         "report.spending",
         "report.html_parts",

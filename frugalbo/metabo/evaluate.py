@@ -61,6 +61,7 @@ class Race:
         seed: Of the initial rows and of candidates.
         regret: After the initial rows, then after each step.
         past: How much the past counted at each step, where it did.
+        tried: The rows in order, the initial ones first; none of random orders.
     """
 
     task: str
@@ -68,6 +69,7 @@ class Race:
     seed: int
     regret: tuple[float, ...]
     past: tuple[float, ...] = ()
+    tried: tuple[int, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -161,7 +163,7 @@ def run(name: str, table: Table, method: str, seed: int, setting: Setting) -> Ra
             counted += [] if weight is None else [weight]
         tried.append(int(left[int(values.argmax())]))
     reached = np.minimum.accumulate(table.losses[tried])[setting.initial - 1 :]
-    return Race(name, method, seed, tuple(table.regret(reached).round(6).tolist()), tuple(counted))
+    return Race(name, method, seed, tuple(table.regret(reached).round(6).tolist()), tuple(counted), tuple(tried))
 
 
 def _values(

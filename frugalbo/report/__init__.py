@@ -17,6 +17,7 @@ from typing import Any
 from frugalbo.budget.amounts import Resource
 from frugalbo.report import wording
 from frugalbo.report.calibration import calibration
+from frugalbo.report.exploration import exploration
 from frugalbo.report.findings import (
     accounts,
     against_defaults,
@@ -38,9 +39,9 @@ from frugalbo.study import Status, Study, Trial
 from frugalbo.table import trial_table
 
 __all__ = [
-    "Report", "accounts", "against_defaults", "best_so_far", "calibration", "gantt", "importance", "longest_pause",
-    "main_resource", "pareto", "peak_held", "results", "rungs", "shown_resources", "spared", "spending", "trial_rows",
-    "trial_table", "utilisation", "waits",
+    "Report", "accounts", "against_defaults", "best_so_far", "calibration", "exploration", "gantt", "importance",
+    "longest_pause", "main_resource", "pareto", "peak_held", "results", "rungs", "shown_resources", "spared",
+    "spending", "trial_rows", "trial_table", "utilisation", "waits",
 ]  # fmt: skip
 
 _MOST_FAILURES = 8
@@ -147,6 +148,7 @@ class Report:
             "importance": importance(study).to_json(),
             "pareto": pareto(study).to_json(),
             "calibration": calibration(study, leave_one_out=leave_one_out).to_json(),
+            "exploration": exploration(study).to_json(),
             "trials": [row | {"params": dict(study.trials[row["trial"]].params)} for row in trial_table(study, {})],
         }
 
@@ -269,6 +271,8 @@ def _run_lines(study: Study) -> list[str]:
     knobs = importance(study)
     lines += [wording.together_text(knobs) or ""] if wording.acting_together(knobs) else []
     lines += [coverage.in_words() for coverage in (found.made, found.cost) if not coverage.reason]
+    if (explored := exploration(study)).is_learned:
+        lines.append(explored.in_words())
     if study.ledger and (limit := study.ledger.budget.memory_bytes):
         peak = wording.amount("memory_bytes", peak_held(study, "memory_bytes"))
         lines.append(f"memory lent at one time: at most {peak} of {wording.amount('memory_bytes', limit)}")

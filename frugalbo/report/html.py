@@ -31,7 +31,7 @@ from frugalbo.report.findings import (
 )
 from frugalbo.report.html_parts import SCRIPT, STYLE
 from frugalbo.report.html_tables import calibration as calibration_table
-from frugalbo.report.html_tables import ending, text
+from frugalbo.report.html_tables import ending, explored, text
 from frugalbo.report.html_tables import pauses as pause_table
 from frugalbo.report.html_tables import pools as pool_table
 from frugalbo.report.html_tables import together as pair_table
@@ -143,6 +143,7 @@ def page(
         _configuration(study),
         ending(study, report.stop_reason),
         *(_section(name, heading, words, figures[name], after.get(name, "")) for name, heading, words in sections[1:]),
+        explored(study),
         _accounts(study),
         _trials(study),
         _failures(study),

@@ -8,6 +8,7 @@ from typing import Final
 from frugalbo.budget.amounts import Resource
 from frugalbo.report import wording
 from frugalbo.report.calibration import Calibration
+from frugalbo.report.exploration import exploration
 from frugalbo.report.importance import Importance
 from frugalbo.report.plot_clock import Clock
 from frugalbo.report.plot_style import COLOURS
@@ -38,6 +39,14 @@ def ending(study: Study, reason: str) -> str:
     lines = "".join(f"<p>{text(part[0].upper() + part[1:], 1000)}.</p>" for part in said if part)
     heading = "Where it stands" if study.count(Status.RUNNING) else "Why it ended, and what was not spent"
     return f'<section id="ending">\n<h2>{heading}</h2>\n{lines}\n</section>' if lines else ""
+
+
+def explored(study: Study) -> str:
+    """How greedy a learned policy was; nothing of others."""
+    found = exploration(study)
+    if not found.is_learned:
+        return ""
+    return f'<section id="exploration">\n<h2>Did it explore?</h2>\n<p>{text(found.in_words(), 1000)}</p>\n</section>'
 
 
 def pauses(study: Study) -> str:

@@ -11,6 +11,7 @@ import torch
 from frugalbo.errors import ProblemError, WeightsError
 from frugalbo.metabo.nap import NAPTraining, likelihood_loss, load_nap, log_improvement, train_nap, worths
 from frugalbo.metabo.network import NAP, NAPShape
+from frugalbo.metabo.ppo import roll_out
 from frugalbo.metabo.sources import Episodes, Sources
 from frugalbo.metabo.tables import Table
 from frugalbo.metabo.universal import Universal
@@ -61,6 +62,19 @@ def test_a_training_that_was_interrupted_makes_the_same_weights(tmp_path, policy
     assert a.policy == policy
     for name, tensor in a.network.state_dict().items():
         assert torch.equal(tensor, b.network.state_dict()[name]), name
+
+
+def test_each_iteration_of_each_seed_has_its_own_stream(tmp_path, monkeypatch):
+    streams = []
+
+    def gathered(network, tasks, horizon, top, g):
+        streams.append(g.initial_seed())
+        return roll_out(network, tasks, horizon, top, g)
+
+    monkeypatch.setattr("frugalbo.metabo.nap.roll_out", gathered)
+    for seed in (0, 1):
+        train_nap(replace(TRAINING, seed=seed), tmp_path / f"{seed}.pt", tasks=Rising())
+    assert len(set(streams)) == 2 * TRAINING.iterations
 
 
 def test_a_checkpoint_of_another_training_is_refused(tmp_path):
