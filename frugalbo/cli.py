@@ -17,7 +17,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from frugalbo import cli_metabo, cli_report, cli_simulate, cli_together, cli_worker
+from frugalbo import cli_metabo, cli_report, cli_serve, cli_simulate, cli_together, cli_worker
 from frugalbo.errors import FrugalError, ProblemError, StudyError
 from frugalbo.table import FORMATS
 
@@ -144,6 +144,10 @@ def _parser() -> argparse.ArgumentParser:
     worker = commands.add_parser("worker", help="offer this machine's devices to a run with --backend http elsewhere")
     cli_worker.add_arguments(worker)
     worker.set_defaults(call=cli_worker.run)
+
+    serve = commands.add_parser("serve", parents=[storage], help="show the runs of a storage in a browser")
+    cli_serve.add_arguments(serve)
+    serve.set_defaults(call=_serve)
 
     cli_metabo.add_arguments(commands.add_parser("metabo", help="train, judge or adapt what proposes as metabo"))
 
@@ -332,6 +336,11 @@ def _report(args: argparse.Namespace) -> int:
 
     with _open(args) as store:
         return cli_report.run(args, store, folder_of(_storage(args), ""))
+
+
+def _serve(args: argparse.Namespace) -> int:
+    with _open(args) as store:
+        return cli_serve.run(args, store)
 
 
 def _export(args: argparse.Namespace) -> int:

@@ -57,6 +57,7 @@ LAYERS = [
     ["recording", "together", "adaptation"],
     ["replay"],
     ["cli_simulate", "cli_metabo", "cli_report", "cli_together", "cli_worker"],
+    ["cli_serve"],
     ["integrations", "cli", "testing"],
     ["__main__"],
 ]

@@ -15,7 +15,7 @@ from frugalbo.executors.lost import Lost, explained, find_out
 from frugalbo.executors.messages import events_from_text
 from frugalbo.executors.recovery import charge, end_unseen, segment_of
 from frugalbo.executors.segments import ReportReader, SegmentFolder
-from frugalbo.study import Ended, Event, Outcome, Reported
+from frugalbo.study import Ended, Event, Outcome
 
 _ANSWER_S = 30.0  # what a worker may need above the grace to end what is left of a segment, and say so
 
@@ -77,7 +77,9 @@ def what_became_of(lost: Lost, answers: Answers, *, now: Callable[[], float], el
     if receipt is not None:
         return [*reports, receipt]
     if said is not None:
-        return [event for event in events_from_text(said) if isinstance(event, Ended) or _is_late(event, lost)]
+        *late, ended = events_from_text(said)
+        assert isinstance(ended, Ended)
+        return [*late, explained(lost, ended)]
     segment = segment_of(started, lost.folder, [lost.slot])
     ended = end_unseen(
         segment,
@@ -90,10 +92,6 @@ def what_became_of(lost: Lost, answers: Answers, *, now: Callable[[], float], el
     )
     late = [report for report in reports if report.step > lost.last]
     return [*late, explained(lost, replace(ended, log_tail=""))]
-
-
-def _is_late(event: Event, lost: Lost) -> bool:
-    return isinstance(event, Reported) and event.step > lost.last
 
 
 def result_of(said: Future[str | None], timeout_s: float) -> str | None:

@@ -51,12 +51,13 @@ def read_listen(listen: str, token_file: str | Path | None) -> tuple[str, int]:
     host = host.strip("[]")
     if not colon or not port.isdigit() or int(port) > 65535:
         raise ExecutorError(f"expected an address and a port to listen on, such as '127.0.0.1:8765', got {listen!r}")
-    if token_file is None and not _is_loopback(host):
+    if token_file is None and not is_loopback(host):
         raise ExecutorError(f"other machines can reach {listen!r}, so a token is needed: give token_file")
     return host, int(port)
 
 
-def _is_loopback(host: str) -> bool:
+def is_loopback(host: str) -> bool:
+    """Whether an address or a name is that of this machine alone."""
     try:
         return ipaddress.ip_address(host).is_loopback
     except ValueError:

@@ -21,13 +21,14 @@ if __name__ == "__main__":
     if sys.argv[2:] == ["resume"]:
         report = fb.resume(storage=storage)
     else:
+        engine = sys.argv[2] if sys.argv[2:] else "ray"
         report = fb.tune(
             PROBLEM,
             budget="6 trials",
             method="random",
             scheduler="fixed",
-            backend=sys.argv[2] if sys.argv[2:] else "ray",
-            devices="cpu:2",
+            backend=engine,
+            devices=None if engine.endswith(".toml") else "cpu:2",
             storage=storage,
         )
     print(report.stop_reason)
