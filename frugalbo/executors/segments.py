@@ -34,6 +34,7 @@ BEAT_S = 0.25  # how often a supervisor leaves a sign of life
 _HEAD_KEPT = 2**20  # of the log, on disk
 _TAIL_KEPT = 2**20
 _PIECE_BYTES = 2**20  # of reports, read at a time
+_HARMLESS = dict.fromkeys((*range(32), *range(127, 160)), "") | {ord("\t"): "\t", ord("\n"): "\n", ord("\r"): "\n"}
 
 
 @dataclass(frozen=True, slots=True)
@@ -328,10 +329,10 @@ def cost_of(segment: Segment, seconds: float, memory_bytes: float = 0) -> Cost:
 
 
 def clean(text: bytes | str) -> str:
-    """Text that every database and terminal takes: valid Unicode without NUL."""
+    """Text that every database and terminal takes: valid Unicode without control characters but line ends and tabs."""
     if isinstance(text, str):
         text = text.encode("utf-8", "replace")
-    return text.decode("utf-8", "replace").replace("\x00", "")
+    return text.decode("utf-8", "replace").replace("\r\n", "\n").translate(_HARMLESS)
 
 
 def wake(fd: int) -> None:

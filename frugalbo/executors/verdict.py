@@ -17,6 +17,9 @@ Reason = Literal["cancel", "interrupt", "orphaned", "timeout", "memory", "diverg
 _FAULTS = (signal.SIGSEGV, signal.SIGABRT, signal.SIGBUS, signal.SIGFPE, signal.SIGILL)
 
 
+_MESSAGE_CHARS = 1000  # what a job calls its metrics may be longer
+
+
 @dataclass(frozen=True, slots=True)
 class Seen:
     """What was seen of a job.
@@ -57,7 +60,8 @@ def judge(
         return Outcome.INTERRUPTED, None, "the run ended before the segment did"
     if seen.asked == "orphaned":
         return Outcome.INTERRUPTED, None, "who ran it died before the segment ended"
-    return (Outcome.FAILED, *_failure(segment, objective, reports, seen))
+    failure, message = _failure(segment, objective, reports, seen)
+    return Outcome.FAILED, failure, clean(message)[:_MESSAGE_CHARS]
 
 
 def blame(outcome: Outcome, failure: Failure | None, seen: Seen) -> Cause | None:
@@ -92,7 +96,7 @@ def judge_silent(
 
 def _failure(segment: Segment, objective: str, reports: Sequence[Reported], seen: Seen) -> tuple[Failure, str]:
     result = seen.result or {}
-    message = clean(str(result.get("message", "")))
+    message = str(result.get("message", ""))
     if seen.asked == "memory":
         cap = f"{(segment.memory_bytes or 0) / 2**20:.0f} MiB"
         return Failure.MEMORY, f"it kept more than the {cap} of memory that it was granted"

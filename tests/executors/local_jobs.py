@@ -44,6 +44,21 @@ def swallows_divergence(ctx):
             ctx.report(step, loss=float("nan") if step == 1 else 0.1)
 
 
+def reports_far_too_much(ctx):
+    ctx.report(1, **{"k" * 50_000_000: 1.0})
+
+
+def prints_for_terminals(ctx):
+    print("\x1b]0;title\x07\x1b[31mred\r 10 %\r\n 100 %\x9b2J", flush=True)
+    raise ValueError("\x1b[2Jit is\x07 red")
+
+
+def prints_a_gigabyte(ctx):
+    for _ in range(1000):
+        os.write(1, b"x" * 1_048_575 + b"\n")
+    return 1.0
+
+
 def dies_before_its_last_report(ctx):
     """The first time, between saving the last granted step and reporting it."""
     for step in range(ctx.start + 1, ctx.until + 1):

@@ -106,6 +106,27 @@ def test_garbage_in_the_output_becomes_text(run):
     assert "end" in ended.log_tail
 
 
+def test_what_a_terminal_would_obey_is_left_out(run):
+    _, ended = run("prints_for_terminals")
+    assert ended.message.startswith("ValueError: [2Jit is red (")
+    assert "]0;title[31mred\n 10 %\n 100 %2J\n" in ended.log_tail
+
+
+def test_a_report_of_50_mb_is_refused_and_says_so(run):
+    reports, ended = run("reports_far_too_much")
+    assert reports == []
+    assert (ended.outcome, ended.failure) == (Outcome.FAILED, Failure.ERROR)
+    assert "a report may take 65536 bytes, this one of 1 metrics takes 500000" in ended.message
+    assert len(ended.log_tail) <= 2000
+
+
+@pytest.mark.slow
+def test_of_a_gigabyte_two_mebibytes_are_kept(run, tmp_path):
+    _, ended = run("prints_a_gigabyte")
+    assert ended.outcome == Outcome.COMPLETED
+    assert 2 * MIB < (tmp_path / "segment-0" / "log.txt").stat().st_size < 2.1 * MIB
+
+
 def test_of_a_huge_output_head_and_tail_are_kept(run, tmp_path):
     _, ended = run("prints_far_too_much")
     assert ended.outcome == Outcome.COMPLETED

@@ -84,6 +84,14 @@ def test_no_line_stops_the_reader(files, odd):
     assert reader.read() == [Reported(3, 0, 2, {"a": 1.0}, 1.0)]
 
 
+def test_a_message_is_short_and_harmless_whatever_a_job_calls_its_metrics(tmp_path):
+    report = Reported(0, 0, 1, {"\x1b[2J" + "a" * 60_000: 1.0}, 1.0)
+    _, failure, message = judge(a_segment(tmp_path), "loss", [report], Seen(0))
+    assert failure == Failure.NO_RESULT
+    assert len(message) <= 1000
+    assert "\x1b" not in message
+
+
 def test_reports_that_lost_their_end_are_read_again(files):
     lines = [b'{"step": %d, "metrics": {"a": 1}, "at": 1}\n' % step for step in (1, 2, 3, 4)]
     files.reports.write_bytes(lines[0] + lines[1])
