@@ -118,9 +118,8 @@ class RayPlace(Place):
         os.environ.update({name: value for name, value in _OURS.items() if name not in os.environ})
         os.environ["PYTHONPATH"] = str(ROOT)  # of the nodes
         self._memory = 80 * 2**20
-        self._cluster: Any = Cluster(
-            initialize_head=True, head_node_args={"num_cpus": 0, "object_store_memory": self._memory}
-        )
+        head = {"num_cpus": 0, "object_store_memory": self._memory}
+        self._cluster: Any = _patiently(lambda: Cluster(initialize_head=True, head_node_args=head))
         self._stack.callback(self._cluster.shutdown)
         self._nodes = [self._add() for _ in range(2)]
         self._cluster.wait_for_nodes(90)
@@ -145,7 +144,7 @@ class RayPlace(Place):
         self._nodes.append(self._add())
 
     def _add(self) -> Any:
-        return self._cluster.add_node(num_cpus=1, object_store_memory=self._memory, wait=False)
+        return _patiently(lambda: self._cluster.add_node(num_cpus=1, object_store_memory=self._memory, wait=False))
 
     def _raylet(self, node: Any) -> int:
         return next(process.process.pid for process in node.all_processes["raylet"])
@@ -186,6 +185,16 @@ class SlurmPlace(Place):
     def restart(self, daemon: str) -> None:
         """As `Place`."""
         self._cluster.restart(daemon)
+
+
+def _patiently(start: Callable[[], Any]) -> Any:
+    """Start a node of Ray; on a busy machine it is not always up in the 30 s that Ray gives it."""
+    for _ in range(3):
+        try:
+            return start()
+        except Exception as error:  # noqa: BLE001 - Ray raises just that
+            print(f"again: {error}", file=sys.stderr)
+    return start()
 
 
 PLACES: dict[str, type[Place]] = {"local": Place, "postgresql": PostgresPlace, "ray": RayPlace, "slurm": SlurmPlace}
