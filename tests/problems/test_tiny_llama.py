@@ -12,8 +12,9 @@ import pytest
 import torch
 
 from frugalbo.errors import ProblemError, StorageError
+from frugalbo.expression import Expression
 from frugalbo.job import DivergedError, JobContext
-from frugalbo.optim import Frugal, param_groups
+from frugalbo.optim import Frugal, param_groups, predict_state_bytes
 from frugalbo.problem import Problem, load_problem
 
 FOLDER = Path(__file__).resolve().parents[2] / "problems" / "tiny_llama"
@@ -487,11 +488,44 @@ def test_the_problem_and_its_job_fit_together(size):
     assert callable(getattr(train, function))
 
 
+problem_module = load("tiny_llama_problem_under_test", FOLDER / "problem.py")
+
+
 def test_problem_and_job_know_the_same_sizes():
-    problem_module = load("tiny_llama_problem_under_test", FOLDER / "problem.py")
-    assert problem_module.SCALES.keys() == llama.SIZES.keys()
+    shapes = {name: (scale.hidden, scale.ffn, scale.layers) for name, scale in problem_module.SCALES.items()}
+    assert shapes == {name: (size.hidden, size.ffn, size.layers) for name, size in llama.SIZES.items()}
     defaults = problem_module.problem().defaults
     assert defaults == {f.name: f.default for f in fields(train.Config) if f.name in defaults}
+
+
+@pytest.mark.parametrize("size", ["mini", "60M", "130M"])
+def test_the_formula_of_the_state_is_what_the_optimizer_allocates_at_its_peak(size):
+    shape = llama.SIZES[size]
+    tensors = 7 * shape.layers
+    formula = Expression(problem_module.state_bytes(size), ["density"])
+    with torch.device("meta"):
+        model = llama.Llama(shape, 256)
+    for k in range(tensors + 1):
+        config = train.Config(size=size, density=k / tensors)
+        predicted = predict_state_bytes(train.make_optimizer(model, config, 0)).total
+        assert formula({"density": config.density}) == predicted
+        for density in (k - 0.49) / tensors, (k + 0.49) / tensors:
+            assert not 0 <= density <= 1 or formula({"density": density}) == predicted
+
+
+def test_no_trial_has_more_state_than_its_limit(tmp_path):
+    # 8 (2 * 256 * 64 + 5 * 64) = 264,704 without any linear weight, and 90,112 for each of up to three of 64 x 176.
+    problem = load_problem(FOLDER, {"state_limit": 450_000})
+    assert problem.defaults["density"] == pytest.approx(2 / 14)
+    assert load_problem(FOLDER, {"state_limit": 568_000}).defaults["density"] == 0.25  # three, and one of 64 x 64
+    rng = np.random.default_rng(0)
+    drawn = [problem.space.sample(rng)["density"] for _ in range(97)]
+    assert 0.15 < max(drawn) < 2.5 / 14
+    assert not problem.space.is_feasible({**problem.defaults, "density": 2.6 / 14})
+    reports = segment(tmp_path, 0, 7, 7, density=max(drawn), update_gap=1)
+    assert 400_000 < max(r["metrics"]["state_bytes"] for r in reports) <= 450_000
+    with pytest.raises(ProblemError, match="at least 264,704 bytes for mini, got 264703"):
+        load_problem(FOLDER, {"state_limit": 264_703})
 
 
 def test_the_problem_does_not_import_torch():
