@@ -1,12 +1,16 @@
 """FRUGAL's density, UBA's phi, the rollouts and the learning rate: tuned together, or one after the other?
 
-    python benchmarks/joint.py [--seeds 5] [--trials 20] [--size mini] [--methods frugalbo one-at-a-time ...]
+    python benchmarks/joint.py [--seeds 5] [--trials 20] [--size mini] [--updates 30] [--methods frugalbo ...]
+    python benchmarks/joint.py --updates 30 --by-model
+    python benchmarks/joint.py --updates 30 --confirm-front
+    python benchmarks/joint.py --updates 30 --picture docs/joint.png
     python benchmarks/joint.py --table
 
-`problems/knapsack_grpo` under the published knapsack, all other knobs at their defaults. Each method has the same
-device-seconds: `--trials` times what the defaults take, measured in seconds of one thread's processor. All begin with
-the defaults, and pay for them. A study's trials share one seed of training; its answer, the best of what it has seen,
-is trained again with `CONFIRM` seeds that no study has seen, and the mean of these is the result.
+`problems/knapsack_grpo` under the published knapsack, all other knobs at their defaults. A trial generates the same
+tokens whatever its knobs, and these are what it costs; each method has those of `--trials` trials. (Seconds differ by a
+tenth between configurations here, and by more between a quiet machine and a busy one.) All begin with the defaults, and
+pay for them. A study's trials share one seed of training; its answer, the best of what it has seen, is trained again
+with `CONFIRM` seeds that no study has seen, and the mean of these is the result.
 
 | method | what it is |
 |---|---|
@@ -23,7 +27,6 @@ from __future__ import annotations
 
 import argparse
 import json
-import statistics
 import sys
 from collections.abc import Callable, Hashable, Sequence
 from dataclasses import dataclass, field
@@ -31,6 +34,8 @@ from pathlib import Path
 from typing import Any
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+
+import numpy as np
 
 from benchmarks import grpo
 from benchmarks.peers import Job, Peer, drive, make_peer
@@ -45,50 +50,56 @@ from frugalbo.space import Params, Space
 METHODS = ("frugalbo", "one-at-a-time", "random", "optuna-tpe", "ax")
 KNOBS = ("lr", "density", "phi", "rollouts")
 CONFIRM = (1000, 1001)
+FULL = {"toy": 24, "mini": 60}  # updates
 _OUT = Path(__file__).parent / "results" / "joint.jsonl"
 
 Record = dict[str, Any]
 
 
+def train(size: str, params: Params, seed: int, updates: int) -> Record:
+    """One training; its loss is 1 - pass@1, and 1 where it diverged."""
+    grpo.job().REPORTS = 2  # type: ignore[attr-defined]  # of which the second one alone has pass@1
+    found = grpo.run({"size": size, "allocation": "knapsack", **params}, seed, updates)
+    return {
+        "loss": 1.0 if found["failed"] else round(1 - found["pass_at_1"][-1], 5),
+        "seconds": found["cpu_s"],
+        "state_bytes": found["state_bytes"],
+        "at": found["at"],
+    }
+
+
 @dataclass(slots=True)
 class Trainings:
-    """Trainings of one size, each done once: on file, or now."""
+    """Trainings of one size and length, each done once: on file, or now."""
 
     size: str
+    updates: int
     path: Path
-    train: Callable[[Record, int], Record] = grpo.run
+    train: Callable[[str, Params, int, int], Record] = train
     _done: dict[str, Record] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         self._done = {_key(r["params"], r["seed"]): r for r in self.of_kind("training")}
 
     def of_kind(self, kind: str) -> list[Record]:
-        """The records of this size."""
-        return [r for r in grpo.read(self.path) if r["kind"] == kind and r["size"] == self.size]
+        """The records of this size and length."""
+        mine = (kind, self.size, self.updates)
+        return [r for r in read(self.path) if (r["kind"], r["size"], r["updates"]) == mine]
 
-    def append(self, record: Record) -> None:
-        """Puts a record on file."""
+    def append(self, kind: str, record: Record) -> Record:
+        """Puts a record on file; returns it whole."""
+        record = {"kind": kind, "size": self.size, "updates": self.updates, **record}
         with self.path.open("a") as out:
             out.write(json.dumps(record) + "\n")
+        print(json.dumps(record), flush=True)
+        return record
 
     def of(self, params: Params, seed: int) -> Record:
-        """The training with these knobs; its loss is 1 - pass@1, and 1 where it diverged."""
+        """The training with these knobs."""
         key = _key(params, seed)
         if key not in self._done:
-            found = self.train({"size": self.size, "allocation": "knapsack", **params}, seed)
-            record = {
-                "kind": "training",
-                "size": self.size,
-                "params": params,
-                "seed": seed,
-                "loss": 1.0 if found["failed"] else round(1 - found["pass_at_1"][-1], 5),
-                "seconds": found["cpu_s"],
-                "state_bytes": found["state_bytes"],
-                "at": found["at"],
-            }
-            self.append(record)
-            print(json.dumps(record), flush=True)
-            self._done[key] = record
+            found = self.train(self.size, params, seed, self.updates)
+            self._done[key] = self.append("training", {"params": params, "seed": seed, **found})
         return self._done[key]
 
 
@@ -107,9 +118,9 @@ class OneAtATime:
     def ask(self) -> tuple[Hashable, Params]:
         """The best so far with one knob elsewhere."""
         turn, within = divmod(self._asked, self._each)
-        lap, knob = divmod(turn, len(KNOBS))
+        lap, knob = divmod(turn, self._space.dim)
         self._asked += 1
-        name = KNOBS[knob]
+        name = self._space.names[knob]
         value = self._space.parameters[name].from_unit(_van_der_corput(lap * self._each + within + 1))  # type: ignore[union-attr]
         params = {**self._best, name: value}
         return json.dumps(params), params
@@ -125,10 +136,13 @@ class OneAtATime:
 
 
 class FromDefaults:
-    """A peer that is asked after the defaults were tried, and is told of them if it can be."""
+    """A peer that is asked after the defaults were tried, and is told of them if it can be.
 
-    def __init__(self, peer: Peer, defaults: Params) -> None:
-        self._peer, self._defaults = peer, defaults
+    What violates the constraints of the space is not run: the peer is told of the loss `refused`, and asked again.
+    """
+
+    def __init__(self, peer: Peer, space: Space, defaults: Params, refused: float) -> None:
+        self._peer, self._space, self._defaults, self._refused = peer, space, defaults, refused
         self._is_first = True
 
     def ask(self) -> tuple[Hashable, Params] | None:
@@ -136,7 +150,9 @@ class FromDefaults:
         if self._is_first:
             self._is_first = False
             return "defaults", self._defaults
-        return self._peer.ask()
+        while (asked := self._peer.ask()) is not None and not self._space.is_feasible(asked[1]):
+            self._peer.tell(asked[0], self._refused)
+        return asked
 
     def tell(self, key: Any, loss: float) -> None:
         """Pass a result on."""
@@ -153,33 +169,36 @@ def search_space(size: str) -> tuple[Space, Params]:
     return Space({k: problem.space.parameters[k] for k in KNOBS}), {k: problem.defaults[k] for k in KNOBS}
 
 
-def study(method: str, trainings: Trainings, seed: int, trials: int) -> Record:
+def study(
+    method: str,
+    trainings: Trainings,
+    seed: int,
+    trials: int,
+    space: Space,
+    defaults: Params,
+    refused: float = 1.0,
+) -> Record:
     """One method's search, and what its answer is worth."""
-    space, defaults = search_space(trainings.size)
-    budget_s = trials * trainings.of(defaults, seed)["seconds"]
 
     def observe(params: Params) -> tuple[float, float]:
-        found = trainings.of(params, seed)
-        return found["loss"], found["seconds"]
+        return trainings.of(params, seed)["loss"], 1.0
 
     if method == "frugalbo":
-        jobs = ours(space, defaults, observe, seed, budget_s)
+        jobs = ours(space, defaults, observe, seed, trials)
     else:
-        each = max(1, trials // (len(KNOBS) + 1))
+        each = max(1, trials // (space.dim + 1))
         peer = OneAtATime(space, defaults, each) if method == "one-at-a-time" else make_peer(method, space, seed)
-        jobs = drive(FromDefaults(peer, defaults), observe, budget_s=budget_s, workers=1)
+        jobs = drive(FromDefaults(peer, space, defaults, refused), observe, budget_s=trials, workers=1)
     done = [job for job in jobs if job.loss is not None]
     answer = min(done, key=lambda job: job.loss or 0.0)
     confirmed = [trainings.of(answer.params, fresh) for fresh in CONFIRM]
     return {
-        "kind": "study",
-        "size": trainings.size,
         "method": method,
         "seed": seed,
         "trials": trials,
         "ran": len(done),
-        "budget_s": budget_s,
-        "path": [[round(job.ended, 2), job.loss] for job in done],
+        "path": [job.loss for job in done],
+        "tried": [job.params for job in done],
         "answer": answer.params,
         "loss": answer.loss,
         "confirmed": [found["loss"] for found in confirmed],
@@ -187,8 +206,24 @@ def study(method: str, trainings: Trainings, seed: int, trials: int) -> Record:
     }
 
 
+def answer_by_model(found: Record, trainings: Trainings, space: Space) -> Record:
+    """What a study would have answered by the least mean of a model of what it saw, and what that is worth.
+
+    The model is frugalbo's, whatever the method: it takes what looks like luck for noise.
+    """
+    import torch
+
+    from frugalbo.models.objective import fit_objective
+
+    X = np.array([space.encode(params) for params in found["tried"]])
+    model = fit_objective(X, found["path"], space.categorical_dims).model
+    answer = found["tried"][int(model.marginals(torch.from_numpy(X)).mean.argmin())]
+    confirmed = [trainings.of(answer, fresh)["loss"] for fresh in CONFIRM]
+    return {**{k: found[k] for k in ("method", "seed", "trials")}, "answer": answer, "confirmed": confirmed}
+
+
 def ours(
-    space: Space, defaults: Params, observe: Callable[[Params], tuple[float, float]], seed: int, budget_s: float
+    space: Space, defaults: Params, observe: Callable[[Params], tuple[float, float]], seed: int, trials: int
 ) -> list[Job]:
     """What `tune` does with these trainings, on a virtual clock."""
     problem = Problem(
@@ -200,7 +235,7 @@ def ours(
         return Curve([planned], [seconds], [{"loss": loss}])
 
     executor = SimulatedExecutor(problem, [Slot("cpu:0", "cpu", 0)], simulate)
-    found = tune(problem, budget=Budget(device_seconds=budget_s), seed=seed, executor=executor).study
+    found = tune(problem, budget=Budget(evaluations=trials), seed=seed, executor=executor).study
     jobs, now = list[Job](), 0.0
     for trial in found.trials.values():
         began, now = now, now + trial.used("device_seconds")
@@ -208,53 +243,21 @@ def ours(
     return jobs
 
 
-def run_missing(size: str, seeds: Sequence[int], trials: int, methods: Sequence[str], path: Path) -> None:
-    """Do the studies that are not on file, seed by seed."""
-    trainings = Trainings(size, path)
+def run_missing(trainings: Trainings, seeds: Sequence[int], trials: int, methods: Sequence[str]) -> None:
+    """Do the studies that are not on file, seed by seed, and train the defaults where answers are confirmed."""
+    space, defaults = search_space(trainings.size)
+    for fresh in CONFIRM:
+        trainings.of(defaults, fresh)
     done = {(r["method"], r["seed"], r["trials"]) for r in trainings.of_kind("study")}
     for seed in seeds:
         for method in methods:
             if (method, seed, trials) not in done:
-                record = study(method, trainings, seed, trials)
-                trainings.append(record)
-                print(json.dumps(record), flush=True)
+                trainings.append("study", study(method, trainings, seed, trials, space, defaults))
 
 
-def table(records: Sequence[Record]) -> str:
-    """Studies by method, and the least loss for the bytes of optimizer state, over all trainings."""
-    lines: list[str] = []
-    for size in dict.fromkeys(r["size"] for r in records):
-        studies = [r for r in records if r["kind"] == "study" and r["size"] == size]
-        for trials in dict.fromkeys(r["trials"] for r in studies):
-            lines += [
-                f"{size}, {trials} times the seconds of the defaults:",
-                "",
-                "| method | studies | trials | 1 - pass@1 of its answer, as seen | confirmed |",
-                "|---|---|---|---|---|",
-            ]
-            for method in dict.fromkeys(r["method"] for r in studies):
-                mine = [r for r in studies if r["method"] == method and r["trials"] == trials]
-                if mine:
-                    ran, seen, confirmed = (
-                        statistics.fmean(values)
-                        for values in (
-                            [r["ran"] for r in mine],
-                            [r["loss"] for r in mine],
-                            [statistics.fmean(r["confirmed"]) for r in mine],
-                        )
-                    )
-                    lines.append(f"| {method} | {len(mine)} | {ran:.1f} | {seen:.4f} | {confirmed:.4f} |")
-            lines.append("")
-        trainings = [r for r in records if r["kind"] == "training" and r["size"] == size]
-        lines += ["| bytes of state, at most | best loss | at |", "|---|---|---|"]
-        best = float("inf")
-        for record in sorted(trainings, key=lambda r: (r["state_bytes"], r["loss"])):
-            if record["loss"] < best:
-                best = record["loss"]
-                knobs = ", ".join(f"{k} {v:.3g}" for k, v in record["params"].items())
-                lines.append(f"| {record['state_bytes']:,} | {best:.4f} | {knobs} |")
-        lines.append("")
-    return "\n".join(lines)
+def read(path: Path) -> list[Record]:
+    """The records on file; those without their updates have all of their size."""
+    return [{"updates": FULL[record["size"]], **record} for record in grpo.read(path)]
 
 
 def _key(params: Params, seed: int) -> str:
@@ -271,21 +274,48 @@ def _van_der_corput(n: int) -> float:
 
 def main() -> None:
     """Run what is missing, or show the tables."""
+    from benchmarks import joint_table
+
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--seeds", type=int, default=5)
     parser.add_argument("--trials", type=int, default=20)
     parser.add_argument("--size", default="mini")
+    parser.add_argument("--updates", type=int, help="of a full trial; by default those of the size")
     parser.add_argument("--methods", nargs="+", choices=METHODS, default=METHODS)
     parser.add_argument("--out", type=Path, default=_OUT)
+    parser.add_argument("--by-model", action="store_true", help="confirm what a model takes for the best of each study")
+    parser.add_argument("--confirm-front", action="store_true", help="train what has the best for its bytes again")
+    parser.add_argument("--picture", type=Path, help="where to draw what memory buys, as PNG")
     parser.add_argument("--table", action="store_true")
     args = parser.parse_args()
+    updates = args.updates or FULL[args.size]
     if args.table:
-        print(table(grpo.read(args.out)))
+        print(joint_table.table(read(args.out)))
+        return
+    if args.picture:
+        from frugalbo.report import pictures, plots
+
+        of_size = Trainings(args.size, updates, args.out).of_kind("training")
+        seen = [r for r in of_size if r["seed"] not in CONFIRM]
+        args.picture.write_bytes(pictures.png(plots.pareto(joint_table.pooled(seen))))
         return
     import torch
 
     torch.set_num_threads(1)
-    run_missing(args.size, range(args.seeds), args.trials, args.methods, args.out)
+    trainings = Trainings(args.size, updates, args.out)
+    if args.by_model:
+        space, _ = search_space(args.size)
+        done = {(r["method"], r["seed"], r["trials"]) for r in trainings.of_kind("by model")}
+        for found in trainings.of_kind("study"):
+            if (found["method"], found["seed"], found["trials"]) not in done:
+                trainings.append("by model", answer_by_model(found, trainings, space))
+        return
+    if args.confirm_front:
+        for record in joint_table.front(trainings.of_kind("training")):
+            for fresh in CONFIRM:
+                trainings.of(record["params"], fresh)
+        return
+    run_missing(trainings, range(args.seeds), args.trials, args.methods)
 
 
 if __name__ == "__main__":
