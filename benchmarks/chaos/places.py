@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import os
 import signal
+import socket
 import subprocess
 import sys
 import time
@@ -118,8 +119,9 @@ class RayPlace(Place):
         os.environ.update({name: value for name, value in _OURS.items() if name not in os.environ})
         os.environ["PYTHONPATH"] = str(ROOT)  # of the nodes
         self._memory = 80 * 2**20
-        head = {"num_cpus": 0, "object_store_memory": self._memory}
-        self._cluster: Any = _patiently(lambda: Cluster(initialize_head=True, head_node_args=head))
+        self._cluster: Any = _patiently(
+            lambda: Cluster(initialize_head=True, head_node_args={"include_dashboard": False, **self._node(cpus=0)})
+        )
         self._stack.callback(self._cluster.shutdown)
         self._nodes = [self._add() for _ in range(2)]
         self._cluster.wait_for_nodes(90)
@@ -144,7 +146,12 @@ class RayPlace(Place):
         self._nodes.append(self._add())
 
     def _add(self) -> Any:
-        return _patiently(lambda: self._cluster.add_node(num_cpus=1, object_store_memory=self._memory, wait=False))
+        return _patiently(lambda: self._cluster.add_node(wait=False, **self._node(cpus=1)))
+
+    def _node(self, *, cpus: int) -> dict[str, int]:
+        """What to ask for. A node need not wait for its agent to find ports that are given."""
+        names = ("dashboard_agent_listen_port", "metrics_agent_port", "metrics_export_port", "runtime_env_agent_port")
+        return {"num_cpus": cpus, "object_store_memory": self._memory, **{name: _free_port() for name in names}}
 
     def _raylet(self, node: Any) -> int:
         return next(process.process.pid for process in node.all_processes["raylet"])
@@ -189,12 +196,22 @@ class SlurmPlace(Place):
 
 def _patiently(start: Callable[[], Any]) -> Any:
     """Start a node of Ray; on a busy machine it is not always up in the 30 s that Ray gives it."""
-    for _ in range(3):
+    for is_last in (False, False, False, True):
+        before = processes.descendants(os.getpid())
         try:
             return start()
-        except Exception as error:  # noqa: BLE001 - Ray raises just that
-            print(f"again: {error}", file=sys.stderr)
-    return start()
+        except Exception as error:  # Ray raises just that
+            processes.kill_all(lambda: processes.descendants(os.getpid()) - before)  # noqa: B023
+            if is_last:
+                raise
+            print(f"again, as Ray did not start: {error}", file=sys.stderr)
+    return None
+
+
+def _free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
 
 
 PLACES: dict[str, type[Place]] = {"local": Place, "postgresql": PostgresPlace, "ray": RayPlace, "slurm": SlurmPlace}
