@@ -98,8 +98,7 @@ class RunLoop:
                 self._calm_at = time.monotonic() + _CALM_S
             self._show()
             free = len(self.executor.free_slots())
-            is_idle = free == len(self.executor.slots) and not self._is_waiting
-            if not self.study.count(Status.RUNNING) and (reason or is_idle):
+            if not self.study.count(Status.RUNNING) and (reason or self._is_idle()):
                 return (
                     _too_cheap(self.study)
                     or reason
@@ -116,6 +115,11 @@ class RunLoop:
             settled = ended or len(self.executor.free_slots()) > free or self._is_one_due()
             if not settled:
                 self._prepare()
+
+    def _is_idle(self) -> bool:
+        """Whether nothing is to be waited for: all slots are free, or such that are away have free ones like them."""
+        free = {slot.likeness for slot in self.executor.free_slots()}
+        return not self._is_waiting and all(slot.likeness in free for slot in self.executor.slots)
 
     def _is_one_due(self) -> bool:
         return any(due <= self.executor.now() for due in self._held_back.values())

@@ -28,3 +28,8 @@ class Slot:
     pool: str = ""
     speed: float = 1.0
     preemptible: bool = False
+
+    @property
+    def likeness(self) -> tuple[str, float, float, float]:
+        """What all slots have in common on which work costs the same and takes as long."""
+        return self.pool, self.devices, self.dollars_per_hour, self.speed

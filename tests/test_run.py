@@ -496,3 +496,31 @@ def test_what_a_job_printed_is_in_the_journal_only_if_it_failed():
     RunLoop(study, FixedScheduler(SobolProposer(seed=0)), executor, LearnedCost(), Path(), 0, trial_cap_s=5.0).run()
     printed = {(trial.status, trial.ends[-1].log_tail) for trial in study.trials.values()}
     assert printed == {(Status.COMPLETED, ""), (Status.FAILED, "printed")}
+
+
+@pytest.mark.parametrize("pool", ["", "other"])
+def test_a_slot_that_is_away_is_not_waited_for_where_one_like_it_has_nothing_to_do(pool):
+    class Away(SimulatedExecutor):
+        """Its last slot never comes, and after a while it does not even say so."""
+
+        waits = 0
+
+        def free_slots(self):
+            return [slot for slot in super().free_slots() if slot is not self.slots[-1]]
+
+        def wait(self, timeout_s):
+            self.waits += not self._running
+            if self.waits > 50:
+                raise TimeoutError
+            return super().wait(timeout_s)
+
+    places = [*slots(2), replace(Slot("x", "cpu", 2), pool=pool)]
+    loop = RunLoop(
+        OpenStudy(PROBLEM, Budget.of("11 trials")), FixedScheduler(SobolProposer(seed=0)),
+        Away(PROBLEM, places, curve), LearnedCost(), Path(), 0,
+    )  # fmt: skip
+    if pool:  # what is too dear here may not be so there
+        with pytest.raises(TimeoutError):
+            loop.run()
+    else:
+        assert loop.run() == "the budget of evaluations is spent"

@@ -18,6 +18,7 @@ All of these but the first are infrastructure: the segment is interrupted, not f
 from __future__ import annotations
 
 import json
+import math
 import time
 import uuid
 import warnings
@@ -45,6 +46,7 @@ from frugalbo.study import Ended, Event, Outcome, Reported, Started
 
 _POLL_S = 10.0  # how long a seat waits for something to happen before it says that nothing did
 _LOOK_S = 0.05  # how often what is found out of lost segments is looked at, and whether a seat is due again
+_CHOOSY_S = 20.0  # how long a seat is asked for on other nodes than those that failed
 _GATHER_S = 10.0  # how long the first seat waits for the others before the run begins
 _EXIT_S = 10.0  # what seats may need above the grace to end their jobs, when the executor is left
 _PATIENCE_S = 60.0  # a seat that has said nothing so long after the cap hangs
@@ -237,15 +239,15 @@ class RayExecutor:
                 raise ExecutorError(f"no slot of {asked} was to be had in {self._patience_s:.0f} s; it has {has}")
             self._collect(0.5)
 
-    def _open(self, place: Place) -> None:
-        """Ask for a seat."""
+    def _open(self, place: Place, *, anywhere: bool = False) -> None:
+        """Ask for a seat, for a while on nodes that are not avoided alone: the others may be full."""
         assert self._cluster is not None
         from frugalbo.executors.ray_seat import RaySeat
 
         ray = self._cluster.ray
-        asked = requests(
-            place.slot, self._labels.get(place.slot.pool, {}), self._nodes.avoided(self._cluster.alive_nodes())
-        )
+        avoided = [] if anywhere else self._nodes.avoided(self._cluster.alive_nodes())
+        place.choosy_until = time.monotonic() + _CHOOSY_S if avoided else math.inf
+        asked = requests(place.slot, self._labels.get(place.slot.pool, {}), avoided)
         place.actor = ray.remote(RaySeat).options(max_concurrency=_THREADS, max_restarts=0, **asked).remote()
         sent = self._runtime_env.get("working_dir")
         sent = str(Path(sent).resolve()) if sent and "://" not in sent else None
@@ -324,6 +326,9 @@ class RayExecutor:
                 self._lose(place, "its seat said nothing long after the cap")
             if place.actor is None and now >= place.due:
                 self._open(place)
+            elif place.opening is not None and now > place.choosy_until:
+                ray.kill(place.actor)
+                self._open(place, anywhere=True)
         waiting = {
             ref: place for place in self._places for ref in (place.opening, place.life, place.poll) if ref is not None
         }

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import ModuleType
@@ -22,6 +23,7 @@ class Place:
         due: When to ask for one, if none was.
         failures: How many seats were lost in a row.
         opening: Ray's reference to the seat's answer that it is ready.
+        choosy_until: When to take any node, if a seat is asked for on some alone.
         life: One that resolves when the seat dies.
         poll: One to the next events.
         seen: Folders that the seat's node shares with us.
@@ -33,6 +35,7 @@ class Place:
     failures: int = 0
     actor: Any = None
     opening: Any = None
+    choosy_until: float = math.inf
     life: Any = None
     poll: Any = None
     node: str = ""

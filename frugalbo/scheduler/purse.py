@@ -36,11 +36,6 @@ _AT_ONCE = sum(_MORE)
 _Kind = tuple[str, float, float, float]
 
 
-def _kind_of(slot: Slot) -> _Kind:
-    """What all that costs the same and takes as long there has in common."""
-    return slot.pool, slot.devices, slot.dollars_per_hour, slot.speed
-
-
 class Purse:
     """What the decisions so far leave free: of the slots, and of the balance.
 
@@ -68,7 +63,7 @@ class Purse:
         self._slots = slots
         self._kinds: dict[_Kind, deque[tuple[int, Slot]]] = {}  # like slots, with their places in line
         for place, slot in enumerate(slots):
-            self._kinds.setdefault(_kind_of(slot), deque()).append((place, slot))
+            self._kinds.setdefault(slot.likeness, deque()).append((place, slot))
         in_pools = len(self._kinds) > 1 and any(slot.pool for slot in slots)
         self._market = Market.of(balance, study.taken) if in_pools else None
         self._held_back = study.held_back
@@ -130,19 +125,19 @@ class Purse:
         The run loop will refuse it and can say why the run ends.
         """
         taken = {decision.slot.name for decision in self.decisions if isinstance(decision, (Start, Resume))}
-        idle = {_kind_of(slot): slot for slot in self._slots if slot.name not in taken}
-        too_dear = [(cost, decision) for cost, decision in self._refused if _kind_of(decision.slot) in idle]
+        idle = {slot.likeness: slot for slot in self._slots if slot.name not in taken}
+        too_dear = [(cost, decision) for cost, decision in self._refused if decision.slot.likeness in idle]
         if too_dear:
             decision = min(too_dear, key=lambda refused: refused[0])[1]
             # Something cheaper may have taken the slot where it was refused.
-            self.decisions.append(replace(decision, slot=idle[_kind_of(decision.slot)]))
+            self.decisions.append(replace(decision, slot=idle[decision.slot.likeness]))
         return self.decisions
 
     def _place(
         self, decide: Callable[[Slot], Start | Resume], predicted: CostPrediction | None, *, first: bool
     ) -> bool:
         for slot in self._ranked(1.0 if predicted is None else predicted.median_s):
-            kind = _kind_of(slot)
+            kind = slot.likeness
             found = self._take(decide(slot), predicted, first=first)
             if found is None:
                 self._kinds[kind].popleft()
