@@ -11,7 +11,7 @@ from pathlib import Path
 from frugalbo.budget.amounts import Cost
 from frugalbo.executors import processes
 from frugalbo.executors.base import Segment
-from frugalbo.executors.segments import Orders, ReportReader, SegmentFolder, cost_of, goes_on_from
+from frugalbo.executors.segments import BEAT_S, Orders, ReportReader, SegmentFolder, cost_of, goes_on_from
 from frugalbo.executors.supervisor import NAME
 from frugalbo.executors.verdict import judge_silent
 from frugalbo.slot import Slot
@@ -111,13 +111,17 @@ def _other_supervisors(own: int) -> set[int]:
 
 
 def _lived_s(started: Started, files: SegmentFolder, now: float) -> float:
-    """What a segment lived; nothing if it was never given orders.
+    """What a segment lived; nothing if it has no folder, where that of its run is to be seen: it was never handed out.
 
-    Where not even the run's own folder is seen, nobody knows, and it is taken to have lived until now.
+    Of one without orders, which has no supervisor or was never begun, it is the time from its start to its last sign of
+    life; without any, until now.
     """
     if (lived_s := files.lived_s()) is not None:
         return lived_s
-    return 0.0 if files.trial_folder.parent.is_dir() else max(0.0, now - started.at)
+    if files.trial_folder.parent.is_dir() and not files.path.exists():
+        return 0.0
+    beat = files.last_beat()
+    return max(0.0, (now if beat is None else min(now, beat + BEAT_S)) - started.at)
 
 
 def charge(started: Started, segment: Segment, lived_s: float) -> Cost:

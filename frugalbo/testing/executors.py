@@ -236,7 +236,7 @@ class ExecutorConformance:
         assert time.monotonic() - began < 2
 
     def test_a_segment_that_left_nothing_is_recovered_as_interrupted(self, executor: Executor, tmp_path: Path) -> None:
-        """Charged the time since it started, but no more than what it held."""
+        """Where not even its run's folder is to be seen: charged the time since it started, at most what it held."""
         started = Started(
             trial=5,
             segment=0,
@@ -248,7 +248,7 @@ class ExecutorConformance:
             slot=executor.slots[0].name,
             at=executor.now() - 600,
         )
-        [ended] = executor.recover(started, tmp_path / "trial-5")
+        [ended] = executor.recover(started, tmp_path / "away" / "trial-5")
         assert isinstance(ended, Ended)
         assert (ended.trial, ended.segment, ended.outcome) == (5, 0, Outcome.INTERRUPTED)
         assert (ended.used.device_seconds, ended.used.evaluations) == (13.0, 1)

@@ -289,6 +289,22 @@ def test_without_a_receipt_the_time_since_the_start_is_charged_up_to_what_was_he
         assert low <= ended.used.device_seconds <= high
 
 
+def test_a_segment_without_orders_is_charged_by_what_can_be_seen_of_it(tmp_path):
+    """Of one that left no folder beside the others nothing ever ran; else it lived to its last sign of life."""
+    began = time.time() - 40
+    [never] = recover(tmp_path, at=began, held=60.0)
+    assert never.used.device_seconds == 0
+    segment = tmp_path / "trial-0" / "segment-0"
+    segment.mkdir(parents=True)
+    [unknown] = recover(tmp_path, at=began, held=60.0)
+    assert 40 <= unknown.used.device_seconds < 50
+    (segment / "reports.jsonl").touch()
+    os.utime(segment / "reports.jsonl", (began + 7, began + 7))
+    [seen] = recover(tmp_path, at=began, held=60.0)
+    assert seen.used.device_seconds == pytest.approx(7, abs=0.5)
+    assert {end.outcome for end in (never, unknown, seen)} == {Outcome.INTERRUPTED}
+
+
 def test_a_pid_that_went_to_another_process_is_not_killed(tmp_path):
     """Neither is one of another boot, whatever its pid."""
     finished_segment(tmp_path / "trial-0")
