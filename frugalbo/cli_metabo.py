@@ -54,6 +54,7 @@ def method(args: argparse.Namespace) -> str:
 
 def _train(args: argparse.Namespace) -> int:
     """Print a line of JSON each so many steps; returns the exit code."""
+    from frugalbo.metabo.minimax import MinimaxTraining, train_minimax
     from frugalbo.metabo.nap import NAPTraining, train_nap
     from frugalbo.metabo.settings import read_settings
     from frugalbo.metabo.train import Training, train
@@ -67,8 +68,10 @@ def _train(args: argparse.Namespace) -> int:
         train(Training.of(settings), args.out, observe)
     elif kind == "nap":
         train_nap(NAPTraining.of(settings), args.out, observe)
+    elif kind == "minimax":
+        train_minimax(MinimaxTraining.of(settings), args.out, observe)
     else:
-        raise WeightsError(f"expected a kind of 'universal' or 'nap' in {args.config!r}, got {kind!r}")
+        raise WeightsError(f"expected a kind of 'universal', 'nap' or 'minimax' in {args.config!r}, got {kind!r}")
     return 0
 
 

@@ -10,6 +10,7 @@ from typing import Any
 from frugalbo.bandits.adversarial import Exp3, Exp3IX, LogBarrier, TsallisINF
 from frugalbo.bandits.contract import Bandit, MixedBandit
 from frugalbo.bandits.knapsack import KnapsackBandit, LagrangeBwK, UCBBwK
+from frugalbo.bandits.minimax import MinimaxSearch
 from frugalbo.bandits.stochastic import KLUCB, UCB1, EpsilonGreedy, SequentialHalving, SuccessiveElimination
 from frugalbo.bandits.switching import BatchedExp3, ShrinkingDartboard
 from frugalbo.bandits.tallying import WarmupElimination
@@ -24,6 +25,7 @@ KINDS: dict[str, type[Bandit]] = {
         EpsilonGreedy,
         SuccessiveElimination,
         SequentialHalving,
+        MinimaxSearch,
         BetaThompson,
         GaussianThompson,
         Exp3,
@@ -65,6 +67,7 @@ __all__ = [
     "KnapsackBandit",
     "LagrangeBwK",
     "LogBarrier",
+    "MinimaxSearch",
     "MixedBandit",
     "SequentialHalving",
     "ShrinkingDartboard",

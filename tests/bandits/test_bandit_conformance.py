@@ -35,6 +35,13 @@ class TestSequentialHalving(BanditConformance):
         return bandits.SequentialHalving(n_arms, self.rounds)
 
 
+class TestMinimaxSearch(BanditConformance):
+    late_share = 0.3  # it looks for the best, and is not paid on the way; it was trained for 20 pulls
+
+    def make(self, n_arms):
+        return bandits.MinimaxSearch(n_arms, self.rounds)
+
+
 class TestBetaThompson(BanditConformance):
     def make(self, n_arms):
         return bandits.BetaThompson(n_arms)
