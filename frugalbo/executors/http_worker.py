@@ -36,7 +36,8 @@ from frugalbo.study import Ended, Outcome, Reported, Started, event_from_json, e
 
 _LOOK_S = 1.0  # how often it is looked whether there are new checkpoints to carry
 _AGAIN_S = 0.5  # until a controller that is not there is called again
-_ANSWER_S = 30.0  # for an answer of the controller, beside the time for which it waits for something to say
+_ANSWER_S = 30.0  # for an answer of the controller about a checkpoint
+_HELLO_S = 10.0  # for one to a registration
 _FLUSH_S = 5.0
 
 
@@ -72,7 +73,7 @@ class HttpWorker:
         self._id = uuid.uuid4().hex
         self._stopped = False
         self._stay: _Stay | None = None
-        self._call(_ANSWER_S).close()  # a URL that is none is refused at once
+        self._call(_HELLO_S).close()  # a URL that is none is refused at once
 
     def run(self, *, once: bool = False) -> None:
         """Work until `stop`; `once`: until the end of one run.
@@ -83,7 +84,7 @@ class HttpWorker:
         is_told = False
         while not self._stopped:
             sent = time.monotonic()
-            caller = self._call(_ANSWER_S)
+            caller = self._call(_HELLO_S)
             try:
                 terms = caller.post("/register", self._hello())
             except (UnreachableError, BusyError) as error:

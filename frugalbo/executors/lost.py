@@ -6,6 +6,7 @@ For executors whose segments run on other machines, with their folders on storag
 from __future__ import annotations
 
 import json
+import math
 import time
 from collections.abc import Callable
 from concurrent.futures import Future
@@ -84,7 +85,8 @@ class Lost:
         node: str,
     ) -> Self:
         """One that this controller submitted."""
-        held = Cost(device_seconds=segment.cap_s * segment.slot.devices)
+        capped = segment.cap_s * segment.slot.devices
+        held = Cost(device_seconds=capped) if math.isfinite(capped) else Cost()
         started = Started(
             segment.trial, segment.number, segment.params, segment.start, segment.until, segment.planned, held,
             segment.slot.name, at,

@@ -30,11 +30,13 @@ class Relay:
     What was on its way is delivered when it is whole again, late, as TCP does.
     """
 
+    within: Sequence[str] = ()
+
     def __init__(self, to: int) -> None:
         self._to, self._whole, self._sockets = to, Event(), list[socket.socket]()
         self._whole.set()
         self._listener = socket.create_server(("127.0.0.1", 0))
-        self.port = self._listener.getsockname()[1]
+        self.url = f"http://127.0.0.1:{self._listener.getsockname()[1]}"
         Thread(target=self._accept, name="relay", daemon=True).start()
 
     def cut(self) -> None:
@@ -85,23 +87,69 @@ class Relay:
                 end.close()
 
 
-class Host:
-    """A worker in processes of its own, behind a `Relay`.
+class Namespace:
+    """A network and process ids of its own, joined to this machine by a pair of interfaces. Needs root and `ip`.
 
     Args:
-        port: Of the controller.
+        index: From 0 to 250, of this one among those that there are.
+        to: The port of the controller, which must listen on all addresses.
+    """
+
+    def __init__(self, index: int, to: int) -> None:
+        who = f"{os.getpid()}-{index}"
+        self._name, self._near, far = f"frugalbo-{who}", f"fb{who}", f"fbh{who}"
+        near_ip, far_ip = f"10.213.{index}.1", f"10.213.{index}.2"
+        self.url = f"http://{near_ip}:{to}"
+        own = ["ip", "netns", "exec", self._name]
+        self.within = [*own, "unshare", "--pid", "--fork", "--kill-child", "--mount-proc"]
+        for command in (
+            ["ip", "netns", "add", self._name],
+            ["ip", "link", "add", self._near, "type", "veth", "peer", "name", far],
+            ["ip", "link", "set", far, "netns", self._name],
+            ["ip", "addr", "add", f"{near_ip}/30", "dev", self._near],
+            ["ip", "link", "set", self._near, "up"],
+            [*own, "ip", "addr", "add", f"{far_ip}/30", "dev", far],
+            [*own, "ip", "link", "set", far, "up"],
+            [*own, "ip", "link", "set", "lo", "up"],
+        ):
+            subprocess.run(command, check=True, capture_output=True)
+
+    def cut(self) -> None:
+        """Take the interface down."""
+        subprocess.run(["ip", "link", "set", self._near, "down"], check=True)
+
+    def mend(self) -> None:
+        """Take it up."""
+        subprocess.run(["ip", "link", "set", self._near, "up"], check=True)
+
+    def close(self) -> None:
+        """Take all of it away."""
+        subprocess.run(["ip", "link", "del", self._near], check=False, capture_output=True)
+        subprocess.run(["ip", "netns", "del", self._name], check=False, capture_output=True)
+
+
+class Host:
+    """A worker in processes of its own, behind a network that can be cut.
+
+    Args:
+        network: Between it and the controller.
         folder: For the worker's log and the trials that are not shared.
         options: More of `frugalbo worker`.
     """
 
     def __init__(
-        self, name: str, port: int, folder: Path, *, devices: str = "cpu:1", options: Sequence[str] = ()
+        self,
+        name: str,
+        network: Relay | Namespace,
+        folder: Path,
+        *,
+        devices: str = "cpu:1",
+        options: Sequence[str] = (),
     ) -> None:
-        self.name, self.folder = name, folder
+        self.name, self.network, self.folder = name, network, folder
         folder.mkdir(parents=True, exist_ok=True)
-        self.relay = Relay(port)
-        command = [sys.executable, "-m", "frugalbo", "worker", "--url", f"http://127.0.0.1:{self.relay.port}"]
-        command += ["--name", name, "--devices", devices, "--folder", str(folder / "trials"), *options]
+        command = [*network.within, sys.executable, "-m", "frugalbo", "worker", "--url", network.url, "--name", name]
+        command += ["--devices", devices, "--folder", str(folder / "trials"), *options]
         with (folder / "log").open("a") as log:
             self.process = subprocess.Popen(command, stdout=log, stderr=log, start_new_session=True)
 
@@ -129,19 +177,25 @@ class Host:
         for pid in self.everyone():
             processes.send(pid, signal.SIGCONT)
 
+    def stop(self) -> None:
+        """End the worker as its user does."""
+        own = self.process.pid
+        for process in (processes.look(pid) for pid in sorted(self.everyone())):
+            if process and process.name not in ("ip", "unshare") and (process.pid == own or process.parent == own):
+                processes.send(process.pid, signal.SIGTERM)
+
     def kill(self) -> None:
-        """Kill -9 of the worker alone."""
+        """Kill -9 of the worker alone, or of all in its namespace."""
         os.kill(self.process.pid, signal.SIGKILL)
         self.process.wait()
 
     def close(self) -> None:
-        """End the worker, as its user does, and the network."""
+        """End the worker and the network."""
         self.thaw()
-        self.relay.mend()
-        if self.process.poll() is None:
-            self.process.terminate()
-            try:
-                self.process.wait(20)
-            except subprocess.TimeoutExpired:
-                self.kill()
-        self.relay.close()
+        self.network.mend()
+        self.stop()
+        try:
+            self.process.wait(20)
+        except subprocess.TimeoutExpired:
+            self.kill()
+        self.network.close()

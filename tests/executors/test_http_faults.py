@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import signal
 import subprocess
 import sys
 import time
@@ -16,7 +15,7 @@ from frugalbo.api import read_study
 from frugalbo.executors.http import HttpExecutor
 from frugalbo.store import Store
 from frugalbo.study import Cause, Ended, Outcome, Reported
-from frugalbo.testing.hosts import Host, free_port
+from frugalbo.testing.hosts import Host, Relay, free_port
 
 pytestmark = pytest.mark.slow
 
@@ -33,7 +32,7 @@ def port():
 @pytest.fixture
 def hosts(port, tmp_path):
     """Two machines of one slot."""
-    hosts = [Host(name, port, tmp_path / name) for name in ("a", "b")]
+    hosts = [Host(name, Relay(port), tmp_path / name) for name in ("a", "b")]
     yield hosts
     for host in hosts:
         host.close()
@@ -113,7 +112,7 @@ def test_a_host_that_is_cut_off_ends_its_work_which_goes_on_elsewhere_and_nothin
 ):
     began = time.monotonic()
     events = begin(executor, tmp_path)
-    hosts[0].relay.cut()
+    hosts[0].network.cut()
     cut = time.monotonic()
     while hosts[0].jobs():  # its worker ends them, when it could not renew its lease
         assert time.monotonic() < cut + 20
@@ -128,7 +127,7 @@ def test_a_host_that_is_cut_off_ends_its_work_which_goes_on_elsewhere_and_nothin
     other = until_ended(executor, 1, events)
     go_on(executor, tmp_path, 0, ended, executor.slots[1])
 
-    hosts[0].relay.mend()  # what it had said late is delivered now
+    hosts[0].network.mend()  # what it had said late is delivered now
     late = until_back(executor, "a/cpu:0") + list(executor.wait(2.0))
     assert late == []
     go_on(executor, tmp_path, 1, other, executor.slots[0])
@@ -152,9 +151,9 @@ def test_a_host_that_was_frozen_is_told_to_stop_what_it_still_runs(executor, hos
 
 def test_a_short_cut_is_not_noticed(executor, hosts, tmp_path):
     events = begin(executor, tmp_path)
-    hosts[0].relay.cut()
+    hosts[0].network.cut()
     time.sleep(LEASE_S / 3)
-    hosts[0].relay.mend()
+    hosts[0].network.mend()
     before = len(events)
     while sum(event.trial == 0 for event in events[before:]) < 100:
         events += executor.wait(1.0)
@@ -182,7 +181,7 @@ def test_a_worker_that_is_killed_takes_its_jobs_with_it(executor, hosts, tmp_pat
 def test_a_worker_that_its_user_stops_lets_its_segments_save_and_go_on_elsewhere(executor, hosts, tmp_path):
     events = begin(executor, tmp_path)
     stopped = time.monotonic()
-    hosts[0].process.send_signal(signal.SIGTERM)
+    hosts[0].stop()
     ended = until_ended(executor, 0, events)
     assert time.monotonic() - stopped < LEASE_S + 2  # it said so, and need not be waited for
     assert (ended.outcome, ended.cause) == (Outcome.INTERRUPTED, Cause.INFRASTRUCTURE)
