@@ -36,6 +36,7 @@ class JobContext:
         seed: Equal for all trials of a study, so that they are compared on common random numbers.
         device: `"cpu"`, `"cuda"` or another torch device; the only one this job may use.
         threads: How many CPU threads the job may use; already set for torch and OpenMP.
+        devices: How many GPUs it may use; 1 for one that it shares, and on cores.
         checkpoint_dir: The trial's own folder, kept between its segments.
         objective: The metric that must stay finite.
         sink: Where reports go; frugalbo's business.
@@ -52,6 +53,7 @@ class JobContext:
     objective: str
     sink: Callable[[dict[str, Any]], None] = field(repr=False)
     stop_requested: bool = False
+    devices: int = 1
     _last: int = field(default=0, init=False, repr=False)
 
     def report(self, step: int, **metrics: float) -> None:

@@ -322,7 +322,7 @@ def command_problem(command: str | Sequence[str], **fields: Any) -> Problem:  # 
 
 
 _KNOB = re.compile(r"\{([A-Za-z_]\w*)\}")
-RESERVED = ("seed", "start", "until", "planned", "threads", "checkpoint_dir")
+RESERVED = ("seed", "start", "until", "planned", "threads", "devices", "checkpoint_dir")
 
 
 def fill_command(words: Sequence[str], values: Mapping[str, object]) -> list[str]:

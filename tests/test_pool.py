@@ -9,6 +9,7 @@ from frugalbo.budget.amounts import Budget
 from frugalbo.errors import ExecutorError, PoolError
 from frugalbo.executors import devices
 from frugalbo.executors.devices import pool_slots, simulated_slots
+from frugalbo.executors.gpus import Gpu
 from frugalbo.pool import Pool, budgets_of, read_pools
 
 FILE = """\
@@ -92,7 +93,7 @@ def test_pools_are_slots_of_this_machine(monkeypatch):
 
 
 def test_a_gpu_is_in_one_pool(monkeypatch):
-    monkeypatch.setattr(devices, "visible_devices", lambda: ["0", "1", "2"])
+    monkeypatch.setattr(devices, "visible_gpus", lambda: [Gpu(str(i)) for i in range(3)])
     slots = pool_slots([Pool("a", "cuda:0*2"), Pool("b", "cuda:1,2")])
     assert [slot.name for slot in slots] == ["a/cuda:0/0", "a/cuda:0/1", "b/cuda:1", "b/cuda:2"]
     with pytest.raises(ExecutorError, match="each GPU in one pool, got cuda:1 in 'a' and 'b'"):

@@ -2,9 +2,11 @@
 
 | text | slots |
 |---|---|
-| `cuda` | one for each visible GPU |
-| `cuda:0,2` | one for each of these, as numbered by torch |
-| `cuda:0*2` | two that share GPU 0 |
+| `cuda` | one for each visible GPU, or slice of one (MIG) |
+| `cuda:0,2` | one for each of these, as numbered by torch; slices count like GPUs |
+| `cuda:0-3` | one of four GPUs, for trials that use several |
+| `cuda:0*6GiB` | as many as fit on GPU 0, if a job declares that it takes 6 GiB there; each is charged its share |
+| `cuda:0*2` | two that share GPU 0, whatever they take there |
 | `cpu` | one of one thread for each core that this process may use |
 | `cpu:3` | three of one thread |
 | `cpu:2x4` | two of four threads |
@@ -14,22 +16,24 @@ Parts are joined by `+`, as in `cuda:0+cpu:2`. GPUs are found without torch, as 
 
 from __future__ import annotations
 
+import math
 import os
 import re
-import subprocess
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 
-from frugalbo.errors import ExecutorError, PoolError
+from frugalbo.budget.amounts import parse_amount
+from frugalbo.errors import BudgetError, ExecutorError, PoolError
+from frugalbo.executors.gpus import Gpu, visible_gpus
 from frugalbo.pool import Pool
 from frugalbo.slot import Slot
 
-_EXPECTED = "expected slots such as 'cuda', 'cuda:0,1', 'cuda:0*2', 'cpu', 'cpu:2' or 'cpu:2x4'"
-_CUDA = re.compile(r"cuda(?::(?P<which>\d+(?:\*\d+)?(?:,\d+(?:\*\d+)?)*))?")
+_EXPECTED = "expected slots such as 'cuda', 'cuda:0,1', 'cuda:0-3', 'cuda:0*6GiB', 'cpu', 'cpu:2' or 'cpu:2x4'"
+_ENTRY = r"\d+(?:-\d+|\*\d+(?:\.\d+)?(?:[kmgt]i?b)?)?"
+_CUDA = re.compile(rf"cuda(?::(?P<which>{_ENTRY}(?:,{_ENTRY})*))?")
 _CPU = re.compile(r"cpu(?::(?P<slots>\d+)(?:x(?P<threads>\d+))?)?")
-_NVIDIA_SMI_S = 20
 
 
 def local_slots(spec: str | None = None, *, dollars_per_hour: float = 0.0) -> list[Slot]:
@@ -43,16 +47,20 @@ def local_slots(spec: str | None = None, *, dollars_per_hour: float = 0.0) -> li
         ExecutorError: If the text cannot be read or the machine does not have that.
     """
     text = (spec or ("cuda" if visible_devices() else "cpu")).replace(" ", "").lower()
-    slots: list[Slot] = []
+    entries: list[list[Slot]] = []  # the slots of each GPU that is named, or of each text of cores
+    cores = 0
     for part in text.split("+"):
         if match := _CUDA.fullmatch(part):
-            slots += _cuda_slots(match["which"], text)
+            entries += _cuda_slots(match["which"], text)
         elif match := _CPU.fullmatch(part):
-            slots += _cpu_slots(match["slots"], match["threads"], text, first=sum(s.kind == "cpu" for s in slots))
+            entries.append(_cpu_slots(match["slots"], match["threads"], text, first=cores))
+            cores += len(entries[-1])
         else:
             raise ExecutorError(f"{_EXPECTED}, got {spec!r}")
-    if twice := [name for name, count in Counter(slot.name for slot in slots).items() if count > 1]:
-        raise ExecutorError(f"expected each GPU once, or shared by 'cuda:0*2', got {twice[0]!r} twice in {text!r}")
+    named = Counter(gpu for entry in entries if entry[0].kind == "cuda" for gpu in gpus_of(entry[0]))
+    if twice := [gpu for gpu, count in named.items() if count > 1]:
+        raise ExecutorError(f"expected each GPU once, or shared by 'cuda:0*2', got 'cuda:{twice[0]}' twice in {text!r}")
+    slots = [slot for entry in entries for slot in entry]
     assign_cores(slots)
     return [replace(slot, dollars_per_hour=dollars_per_hour) for slot in slots]
 
@@ -74,7 +82,7 @@ def pool_slots(pools: Sequence[Pool]) -> list[Slot]:
             own = local_slots(pool.devices)
         except ExecutorError as error:
             raise PoolError(f"pool {pool.name!r}: {error}") from None
-        for index in {slot.index for slot in own if slot.kind == "cuda"}:
+        for index in {index for slot in own if slot.kind == "cuda" for index in gpus_of(slot)}:
             if (other := owner.setdefault(index, pool.name)) != pool.name:
                 raise ExecutorError(f"expected each GPU in one pool, got cuda:{index} in {other!r} and {pool.name!r}")
         slots += [pool.holding(slot) for slot in own]
@@ -119,18 +127,12 @@ def assign_cores(slots: Sequence[Slot]) -> dict[str, tuple[int, ...] | None]:
 
 def visible_devices(environ: Mapping[str, str] = os.environ) -> list[str]:
     """The GPUs that CUDA would see, in its order, as `CUDA_VISIBLE_DEVICES` names them."""
-    found = _installed_gpus()
-    wanted = environ.get("CUDA_VISIBLE_DEVICES")
-    if wanted is None or not found:
-        return [str(index) for index in range(len(found))]
-    visible = []
-    for name in (part.strip() for part in wanted.split(",")):
-        known = name.isdigit() and int(name) < len(found)
-        known |= any(uuid.startswith(name) for uuid in found if uuid and not name.isdigit() and name)
-        if not (known or name.startswith("MIG-")):
-            break  # as CUDA does: what follows the first unknown one is not seen
-        visible.append(name)
-    return visible
+    return [gpu.name for gpu in visible_gpus(environ)]
+
+
+def gpus_of(slot: Slot) -> range:
+    """The GPUs of a slot of this machine, among the visible ones."""
+    return range(slot.index, slot.index + math.ceil(slot.devices))
 
 
 def _count(pool: Pool) -> int:
@@ -140,7 +142,7 @@ def _count(pool: Pool) -> int:
     total = 0
     for part in pool.devices.replace(" ", "").lower().split("+"):
         if (match := _CUDA.fullmatch(part)) and match["which"]:
-            total += sum(int(entry.partition("*")[2] or 1) for entry in match["which"].split(","))
+            total += sum(_sharers_said(entry, pool) for entry in match["which"].split(","))
         elif (match := _CPU.fullmatch(part)) and match["slots"]:
             total += int(match["slots"])
         else:
@@ -150,20 +152,54 @@ def _count(pool: Pool) -> int:
     return total
 
 
-def _cuda_slots(which: str | None, text: str) -> list[Slot]:
-    count = len(visible_devices())
-    if not count:
+def _sharers_said(entry: str, pool: Pool) -> int:
+    shared = entry.partition("*")[2] or "1"
+    if not shared.isdigit():
+        raise PoolError(f"pool {pool.name!r}: expected how many devices to simulate, got {pool.devices!r}")
+    return int(shared)
+
+
+def _cuda_slots(which: str | None, text: str) -> list[list[Slot]]:
+    gpus = visible_gpus()
+    if not gpus:
         raise ExecutorError(f"{text!r} asks for a GPU, and none is visible here; use 'cpu'")
-    asked = [entry.partition("*") for entry in (which.split(",") if which else map(str, range(count)))]
-    threads = max(1, len(usable_cores()) // max(count, sum(int(times or 1) for *_, times in asked)))
-    slots = []
-    for entry, _, times in asked:
-        index, sharers = int(entry), int(times or 1)
-        if index >= count or not sharers:
-            raise ExecutorError(f"expected GPUs from 0 to {count - 1}, shared by at least one, got {text!r}")
-        names = [f"cuda:{index}"] if sharers == 1 else [f"cuda:{index}/{i}" for i in range(sharers)]
-        slots += [Slot(name, "cuda", index, threads) for name in names]
-    return slots
+    asked = [_cuda_entry(entry, gpus, text) for entry in (which.split(",") if which else map(str, range(len(gpus))))]
+    threads = max(1, len(usable_cores()) // max(len(gpus), sum(map(len, asked))))
+    return [[replace(slot, threads=threads * math.ceil(slot.devices)) for slot in entry] for entry in asked]
+
+
+def _cuda_entry(entry: str, gpus: Sequence[Gpu], text: str) -> list[Slot]:
+    """The slots of one GPU that is shared or not, or of several."""
+    first, _, last = entry.partition("-")
+    number, _, shared = first.partition("*")
+    index, until = int(number), int(last or number)
+    if not index <= until < len(gpus) or shared == "0":
+        raise ExecutorError(f"expected GPUs from 0 to {len(gpus) - 1}, shared by at least one, got {text!r}")
+    if last:
+        if any(gpu.is_slice for gpu in gpus[index : until + 1]) and until > index:
+            raise ExecutorError(f"a process can use only one slice of a GPU, got {text!r}")
+        return [Slot(f"cuda:{entry}", "cuda", index, devices=until + 1 - index)]
+    if shared and not shared.isdigit():
+        sharers = _sharers(gpus[index], shared, text)
+        return [Slot(f"cuda:{index}/{i}", "cuda", index, devices=1 / sharers) for i in range(sharers)]
+    names = [f"cuda:{index}/{i}" for i in range(int(shared))] if shared not in ("", "1") else [f"cuda:{index}"]
+    return [Slot(name, "cuda", index) for name in names]
+
+
+def _sharers(gpu: Gpu, declared: str, text: str) -> int:
+    """How many jobs that take so much memory fit on a GPU: never more, whatever they may take in the end."""
+    if not gpu.memory_bytes:
+        raise ExecutorError(f"{text!r} shares a GPU by memory, and how much {gpu.name} has cannot be told")
+    try:
+        resource, size = parse_amount(declared)
+    except BudgetError as error:
+        raise ExecutorError(f"expected what a job takes of a GPU's memory in {text!r}: {error}") from None
+    if resource != "memory_bytes" or not size:
+        raise ExecutorError(f"expected what a job takes of a GPU's memory, such as 6GiB, got {declared!r} in {text!r}")
+    sharers = int(gpu.memory_bytes // size)
+    if not sharers:
+        raise ExecutorError(f"{declared} of a job does not fit on GPU {gpu.name}, which has {gpu.memory_bytes} bytes")
+    return sharers
 
 
 def _cpu_slots(slots: str | None, threads: str | None, text: str, *, first: int) -> list[Slot]:
@@ -172,17 +208,6 @@ def _cpu_slots(slots: str | None, threads: str | None, text: str, *, first: int)
     if not count or not each:
         raise ExecutorError(f"expected at least one slot of at least one thread, got {text!r}")
     return [Slot(f"cpu:{index}", "cpu", index, each) for index in range(first, first + count)]
-
-
-def _installed_gpus() -> list[str]:
-    """The UUIDs of the GPUs of this machine; empty texts where they cannot be told."""
-    drivers = Path("/proc/driver/nvidia/gpus")
-    try:
-        query = ["nvidia-smi", "--query-gpu=uuid", "--format=csv,noheader"]
-        done = subprocess.run(query, capture_output=True, text=True, timeout=_NVIDIA_SMI_S, check=True)
-        return [line.strip() for line in done.stdout.splitlines() if line.strip()]
-    except (OSError, subprocess.SubprocessError):
-        return [""] * len(list(drivers.iterdir())) if drivers.is_dir() else []
 
 
 def _cgroup_cores(root: Path, membership: Path) -> float | None:

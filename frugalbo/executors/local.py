@@ -14,7 +14,6 @@ from __future__ import annotations
 
 import contextlib
 import json
-import math
 import os
 import select
 import shutil
@@ -34,7 +33,7 @@ from frugalbo.errors import ExecutorError, FrugalWarning, StudyError
 from frugalbo.executors import processes
 from frugalbo.executors.admission import refuse_running, refuse_unfit
 from frugalbo.executors.base import Segment
-from frugalbo.executors.devices import assign_cores, local_slots, visible_devices
+from frugalbo.executors.devices import assign_cores, gpus_of, local_slots, visible_devices
 from frugalbo.executors.processes import Identity
 from frugalbo.executors.recovery import end_left_over, end_unseen, recover_segment
 from frugalbo.executors.segments import Orders, ReportReader, SegmentFolder, absolute, cost_of, wake
@@ -253,7 +252,7 @@ class LocalExecutor:
         if self._is_forked_beside_threads():
             segment = replace(segment, slot=replace(segment.slot, threads=1))
         slot = segment.slot
-        visible = self._visible[slot.index : slot.index + math.ceil(slot.devices)] if slot.kind == "cuda" else []
+        visible = [self._visible[gpu] for gpu in gpus_of(slot)] if slot.kind == "cuda" else []
         return Orders(
             segment=segment,
             run=self._run,

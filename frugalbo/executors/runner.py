@@ -11,6 +11,7 @@ import ctypes
 import faulthandler
 import io
 import json
+import math
 import os
 import random
 import resource
@@ -154,6 +155,7 @@ def make_context(segment: Segment, objective: str, writer: ReportWriter) -> JobC
         threads=segment.slot.threads,
         checkpoint_dir=folder.checkpoint_dir,
         objective=objective,
+        devices=devices_of(segment),
         sink=lambda record: writer.write(record["step"], record["metrics"], time.time()),
     )
 
@@ -201,6 +203,7 @@ def command_values(segment: Segment) -> dict[str, object]:
         "until": segment.until,
         "planned": segment.planned,
         "threads": segment.slot.threads,
+        "devices": devices_of(segment),
         "checkpoint_dir": SegmentFolder(segment.folder, segment.number).checkpoint_dir,
     }
 
@@ -208,6 +211,11 @@ def command_values(segment: Segment) -> dict[str, object]:
 def device_of(segment: Segment) -> str:
     """The device as torch calls it; the slot's own is the only one that the job sees."""
     return segment.slot.kind
+
+
+def devices_of(segment: Segment) -> int:
+    """How many of them it sees."""
+    return math.ceil(segment.slot.devices)
 
 
 def seed_globals(*entropy: int) -> None:

@@ -234,3 +234,9 @@ def stops_in_torch(ctx):
 
 
 not_a_function = 3
+
+
+def sees_devices(ctx):
+    """Print what CUDA would see."""
+    print(os.environ["CUDA_VISIBLE_DEVICES"])
+    return 0.0
