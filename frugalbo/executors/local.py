@@ -252,7 +252,7 @@ class LocalExecutor:
         if self._is_forked_beside_threads():
             segment = replace(segment, slot=replace(segment.slot, threads=1))
         slot = segment.slot
-        visible = [self._visible[gpu] for gpu in gpus_of(slot)] if slot.kind == "cuda" else []
+        visible = self._visible[slot.index : gpus_of(slot).stop] if slot.kind == "cuda" else []
         return Orders(
             segment=segment,
             run=self._run,

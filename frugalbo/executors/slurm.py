@@ -11,6 +11,7 @@ as pickles through that folder, those of commands too.
 | the job ends, fails, runs out of memory or time | as in `frugalbo.executors.local`: its supervisor's receipt says so |
 | Slurm takes the job away, or its time limit nears | it saves, is charged, goes on as a new job: pre-empted |
 | `scancel` by somebody | the same, killed by user |
+| `slurmctld` does not answer | jobs go on; a new one is handed over once it does |
 | the node or a daemon dies | charged to the last sign of life: infrastructure; twice, and the node is avoided |
 | the controller is killed | the jobs go on to their caps; `recover` ends them, or takes what they have finished |
 
@@ -21,6 +22,7 @@ started in a job.
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import json
 import math
@@ -43,7 +45,7 @@ from frugalbo.executors.lost import Lost
 from frugalbo.executors.messages import confirm, segment_to_json
 from frugalbo.executors.nodes import Nodes
 from frugalbo.executors.segments import ReportReader, SegmentFolder, absolute
-from frugalbo.executors.slurm_commands import JobState, Slurm
+from frugalbo.executors.slurm_commands import AwayError, JobState, Slurm
 from frugalbo.executors.slurm_job import ASKED, ORDER, REFUSED
 from frugalbo.executors.slurm_lost import END_S, MOST_S, what_became_of
 from frugalbo.pool import Pool
@@ -56,12 +58,14 @@ _LOOKS_PER_S = 200.0  # at all files together
 _ASK_S = 2.0  # how often Slurm is asked for the states of jobs
 _START_S = 120.0  # above cap and grace in a job's time limit, as Python takes its time to start
 _WARN_S = 20.0  # before the time limit, Slurm says that it nears
+_AGAIN_S = 3.0  # until a Slurm that did not answer is asked again to take a job
+_AWAY_S = 600.0  # until that is given up
 _MEMORY_BYTES = 512 * 2**20  # of a Slurm job, beside what its segment may keep
 
 
 @dataclass(slots=True)
 class _Running:
-    """A segment that was submitted; `job` is Slurm's id, empty if it was not told."""
+    """A segment that was submitted; `job` is Slurm's id, empty as long as Slurm has not told it."""
 
     segment: Segment
     files: SegmentFolder
@@ -70,6 +74,8 @@ class _Running:
     submitted: float
     at: float
     last: int
+    script: str = ""
+    tried_at: float | None = None
     state: JobState = field(default_factory=lambda: JobState("PENDING"))
     asked: Outcome | None = None
     asked_at: float = math.inf
@@ -178,8 +184,8 @@ class SlurmExecutor:
                 time.sleep(_LOOK_S)
         finally:
             if self._slurm is not None:
-                for running in self._running.values():
-                    self._slurm.cancel(running.job)
+                for job in filter(None, self.jobs.values()):
+                    self._slurm.cancel(job)
             self._running.clear()
             self._slurm = None
 
@@ -203,9 +209,11 @@ class SlurmExecutor:
             raise ExecutorError(f"cannot write the orders of a segment to {files.path}: {error}") from error
         submitted, at = time.monotonic(), self.now()
         words = [self._python, "-m", "frugalbo.executors.slurm_job", str(files.path)]
-        job = self._slurm.submit(f"#!/bin/sh\nexec {shlex.join(words)}\n", self._options(segment, files))
         reports = ReportReader(files, segment.trial, segment.start, segment.until)
-        self._running[segment.slot.name] = _Running(segment, files, reports, job, submitted, at, segment.start)
+        running = _Running(segment, files, reports, "", submitted, at, segment.start)
+        running.script = f"#!/bin/sh\nexec {shlex.join(words)}\n"
+        self._hand_over(running, self._slurm)
+        self._running[segment.slot.name] = running
 
     def cancel(self, trial: int, outcome: Outcome = Outcome.STOPPED) -> None:
         """Ask a running trial to end; one that reached its end meanwhile is still `COMPLETED` or `PAUSED`."""
@@ -243,7 +251,8 @@ class SlurmExecutor:
         give_up = time.monotonic() + self._grace_s + END_S
         while jobs and files.read_receipt() is None and time.monotonic() < give_up:
             time.sleep(0.2)
-            jobs = slurm.named(_name(files))
+            with contextlib.suppress(AwayError):
+                jobs = slurm.named(_name(files))
         slot = next((slot for slot in self._slots if slot.name == started.slot), Slot(started.slot, "cpu", 0))
         lost = Lost(started, folder, slot, self._problem.objective.metric, self._grace_s)
         return what_became_of(slurm, lost, jobs, now=self.now, elapsed_s=None)
@@ -252,6 +261,27 @@ class SlurmExecutor:
         return {slot: running.segment for slot, running in self._running.items()}
 
     # What Slurm is told
+
+    def _hand_over(self, running: _Running, slurm: Slurm) -> None:
+        """Submit a segment's job, unless Slurm has it already; where it does not answer, `_collect` tries again.
+
+        Raises:
+            ExecutorError: If Slurm refuses the job, or has not answered for `_AWAY_S`.
+        """
+        try:
+            # It may have taken the job the last time, though it did not say so.
+            there = [] if running.tried_at is None else slurm.named(_name(running.files))
+            if not there and running.asked is not None:
+                self._look_into(running, slurm)  # it never began
+                return
+            options = self._options(running.segment, running.files)
+            running.job = there[0] if there else slurm.submit(running.script, options)
+        except AwayError:
+            if time.monotonic() > running.submitted + _AWAY_S:
+                raise
+        running.tried_at = time.monotonic()
+        if running.job and running.asked is not None:
+            slurm.notify(running.job)
 
     def _partition_of(self, slot: Slot) -> str | None:
         return self._partitions.get(slot.pool, slot.pool) if slot.pool else self._partition
@@ -290,7 +320,8 @@ class SlurmExecutor:
         if running.asked is None and self._slurm is not None:
             running.asked, running.asked_at = outcome, time.monotonic()
             (running.files.path / ASKED).write_text(outcome)
-            self._slurm.notify(running.job)
+            if running.job:
+                self._slurm.notify(running.job)
             self._ask_at = 0.0
 
     # What comes of it
@@ -301,26 +332,32 @@ class SlurmExecutor:
             return
         now = time.monotonic()
         for running in list(self._running.values()):
-            receipt = running.files.read_receipt()  # before the reports: what it had reported is there
-            self._report(running, running.reports.read())
-            if running.finding_out is not None:
-                if running.finding_out.done():
-                    self._take(running, running.finding_out.result())
-            elif (running.files.path / REFUSED).exists():
-                del self._running[running.segment.slot.name]
-                raise ExecutorError((running.files.path / REFUSED).read_text())
-            elif receipt is not None and (receipt.outcome != Outcome.INTERRUPTED or running.asked is not None):
-                self._take(running, [receipt])
-            elif receipt is not None or running.state.is_over:
-                self._look_into(running, self._slurm)
-            elif now > running.asked_at + self._grace_s + END_S:
-                self._slurm.cancel(running.job)
-                running.asked_at = now
+            self._look_at(running, self._slurm, now)
         if self._running and now >= self._ask_at:
             self._ask_at = now + _ASK_S
-            states = self._slurm.states([running.job for running in self._running.values()])
+            states = self._slurm.states([job for job in self.jobs.values() if job])
             for running in self._running.values():
                 running.state = states.get(running.job, running.state)
+
+    def _look_at(self, running: _Running, slurm: Slurm, now: float) -> None:
+        receipt = running.files.read_receipt()  # before the reports: what it had reported is there
+        self._report(running, running.reports.read())
+        if running.finding_out is not None:
+            if running.finding_out.done():
+                self._take(running, running.finding_out.result())
+        elif (running.files.path / REFUSED).exists():
+            del self._running[running.segment.slot.name]
+            raise ExecutorError((running.files.path / REFUSED).read_text())
+        elif receipt is not None and (receipt.outcome != Outcome.INTERRUPTED or running.asked is not None):
+            self._take(running, [receipt])
+        elif not running.job and receipt is None:
+            if now > (running.tried_at or 0.0) + _AGAIN_S:
+                self._hand_over(running, slurm)
+        elif receipt is not None or running.state.is_over:
+            self._look_into(running, slurm)
+        elif now > running.asked_at + self._grace_s + END_S:
+            slurm.cancel(running.job)
+            running.asked_at = now
 
     def _report(self, running: _Running, reports: Sequence[Event]) -> None:
         """Hand on reports; stamps are put between the start and now, whatever the node's clock says."""
@@ -345,20 +382,12 @@ class SlurmExecutor:
     def _look_into(self, running: _Running, slurm: Slurm) -> None:
         """It was taken away or lost: find out why, beside the others."""
         lost = Lost.of(
-            running.segment,
-            self._problem.objective.metric,
-            self._grace_s,
-            at=running.at,
-            last=running.last,
-            asked=running.asked,
-            why="its Slurm job was lost",
-            preempted=running.segment.slot.preemptible,
-            node="",
-        )
+            running.segment, self._problem.objective.metric, self._grace_s, at=running.at, last=running.last,
+            asked=running.asked, why="its Slurm job was lost", preempted=running.segment.slot.preemptible, node="",
+        )  # fmt: skip
         elapsed_s = time.monotonic() - running.submitted
-        running.finding_out = self._finders.submit(
-            what_became_of, slurm, lost, [running.job], now=self.now, elapsed_s=elapsed_s
-        )
+        jobs = [running.job] if running.job else []
+        running.finding_out = self._finders.submit(what_became_of, slurm, lost, jobs, now=self.now, elapsed_s=elapsed_s)
 
 
 def _name(files: SegmentFolder) -> str:

@@ -15,7 +15,12 @@ from frugalbo.errors import ExecutorError
 
 _ANSWER_S = 60.0  # a busy slurmctld may take that long
 _PENDING = ("PENDING", "CONFIGURING", "REQUEUED", "REQUEUE_HOLD", "REQUEUE_FED", "SPECIAL_EXIT", "RESV_DEL_HOLD")
+_AWAY = ("unable to contact slurm controller", "timed out", "zero bytes were transmitted", "connection refused")
 _RUNNING = ("RUNNING", "COMPLETING", "SUSPENDED", "STOPPED", "STAGE_OUT", "SIGNALING", "RESIZING")
+
+
+class AwayError(ExecutorError):
+    """Slurm's controller does not answer now; what it was asked may have been done all the same."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,9 +76,12 @@ class Slurm:
         """Submit a batch script; returns the job's id.
 
         Raises:
-            ExecutorError: If Slurm refuses it, or does not answer; then it may have been submitted all the same.
+            AwayError: If Slurm does not answer.
+            ExecutorError: If it refuses the job.
         """
         done = _run(["sbatch", "--parsable", *options], text=script)
+        if done.returncode and any(words in done.stderr.lower() for words in _AWAY):
+            raise AwayError(f"Slurm does not answer: {_last_line(done.stderr)}")
         if done.returncode:
             raise ExecutorError(f"sbatch refused a segment: {_last_line(done.stderr)}")
         return done.stdout.strip().partition(";")[0]  # a federation adds the name of the cluster
@@ -96,8 +104,14 @@ class Slurm:
         return {job: found.get(job, JobState("FORGOTTEN")) for job in jobs}
 
     def named(self, name: str) -> list[str]:
-        """The jobs of this name that are not over."""
+        """The jobs of this name that are not over.
+
+        Raises:
+            AwayError: If Slurm does not answer.
+        """
         done = _run(["squeue", "--noheader", f"--user={os.getuid()}", f"--name={name}", "--format=%i"])
+        if done.returncode:
+            raise AwayError(f"Slurm does not answer: {_last_line(done.stderr)}")
         return done.stdout.split()
 
     def notify(self, job: str) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -125,6 +126,50 @@ def test_a_killed_seat_is_infrastructure(executor, tmp_path):
     os.kill(SegmentFolder(tmp_path / "trial-0", 0).read_orders().controller.pid, signal.SIGKILL)
     events += drain(executor, timeout_s=60)
     check_interrupted(events, Cause.INFRASTRUCTURE, tmp_path)
+
+
+@pytest.fixture
+def absent(tmp_path, monkeypatch):
+    """Slurm's controller does not answer `sbatch` as often as a file says; it may have heard it all the same."""
+    program, real, times = tmp_path / "bin" / "sbatch", shutil.which("sbatch"), tmp_path / "absent"
+    program.parent.mkdir()
+    program.write_text(
+        f"""#!/bin/sh
+read n heard < {times}
+[ "$n" = 0 ] && exec {real} "$@"
+echo $((n - 1)) $heard > {times}
+[ "$heard" ] && {real} "$@" > /dev/null
+echo "sbatch: error: Batch job submission failed: Unable to contact slurm controller (connect failure)" >&2
+exit 1
+"""
+    )
+    program.chmod(0o755)
+    monkeypatch.setenv("PATH", str(program.parent), prepend=os.pathsep)
+    monkeypatch.setattr("frugalbo.executors.slurm._AGAIN_S", 0.5)
+    return times
+
+
+@pytest.mark.parametrize("absence", ["2", "1 heard"])
+def test_a_segment_is_handed_over_once_slurm_answers_again_and_only_once(absent, slurm, tmp_path, absence):
+    absent.write_text(absence + "\n")
+    with SlurmExecutor(local_problem("steps_for_ever", steps=30), devices="cpu:1") as executor:
+        submit(executor, tmp_path, slot=executor.slots[0], until=30, planned=30)
+        assert executor.jobs == {0: ""}
+        assert executor.free_slots() == []
+        *reports, ended = drain(executor, timeout_s=60)
+        assert absent.read_text().split()[0] == "0"
+    assert [report.step for report in reports] == list(range(1, 31))
+    assert ended.outcome == Outcome.COMPLETED
+
+
+def test_a_segment_that_could_not_be_handed_over_can_be_given_up_and_costs_nothing(absent, slurm, executor, tmp_path):
+    absent.write_text("2\n")
+    submit(executor, tmp_path)
+    executor.cancel(0, Outcome.INTERRUPTED)
+    [ended] = drain(executor, timeout_s=60)
+    assert isinstance(ended, Ended)
+    assert (ended.outcome, ended.cause, ended.used.device_seconds) == (Outcome.INTERRUPTED, Cause.USER, 0.0)
+    assert executor.free_slots() == list(executor.slots)
 
 
 def test_a_lost_node_is_infrastructure_and_takes_segments_again_when_it_is_back(slurm, executor, tmp_path):
