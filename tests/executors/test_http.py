@@ -107,6 +107,7 @@ def test_without_a_worker_a_run_says_how_to_start_one():
         ({"listen": "8765"}, "an address and a port"),
         ({"listen": "127.0.0.1:70000"}, "an address and a port"),
         ({"folders": "somewhere"}, "'shared', 'sent' or a URL"),
+        ({"folders": "nothing://bucket"}, "cannot use 'nothing://bucket'"),
         ({"lease_s": 0.0}, "a lease above 0 s"),
     ],
 )

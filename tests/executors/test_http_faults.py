@@ -40,9 +40,12 @@ def hosts(port, tmp_path):
 
 
 @pytest.fixture(params=["shared", "sent"])
-def executor(request, hosts, port):
+def executor(request, hosts, port, tmp_path):
+    if request.param == "objects":
+        pytest.importorskip("fsspec")
+    folders = f"file://{tmp_path}/objects" if request.param == "objects" else request.param
     with HttpExecutor(
-        local_problem("steps_for_ever", steps=STEPS), listen=f"127.0.0.1:{port}", folders=request.param, workers=2,
+        local_problem("steps_for_ever", steps=STEPS), listen=f"127.0.0.1:{port}", folders=folders, workers=2,
         lease_s=LEASE_S, grace_s=GRACE_S, preload=(), patience_s=60.0,
     ) as executor:  # fmt: skip
         yield executor
@@ -164,6 +167,7 @@ def test_a_short_cut_is_not_noticed(executor, hosts, tmp_path):
     assert steps == list(range(1, len(steps) + 1))  # those while it was cut off, too
 
 
+@pytest.mark.parametrize("executor", ["shared", "sent", "objects"], indirect=True)
 def test_a_worker_that_is_killed_takes_its_jobs_with_it(executor, hosts, tmp_path):
     began = time.monotonic()
     events = begin(executor, tmp_path)
