@@ -177,24 +177,27 @@ def _record(rig: Rig, *, may_lose: bool) -> dict[str, Any]:
 
 def table(records: Sequence[dict[str, Any]]) -> str:
     """The latest cells by fault and place, as a table of Markdown."""
-    latest: dict[tuple[str, str, int], dict[str, Any]] = {}
-    for record in records:
-        latest[record["fault"], record["place"], record["seed"]] = record
+    latest = {(record["fault"], record["place"], record["seed"]): record for record in records}
     cells: dict[tuple[str, str], list[dict[str, Any]]] = defaultdict(list)
     for (fault, place, _), record in latest.items():
         cells[fault, place].append(record)
-    order = {name: i for i, name in enumerate(FAULTS)}
+        cells["all of these", place].append(record)
+    order = {name: i for i, name in enumerate([*FAULTS, "all of these"])}
     lines = ["| fault | where | tried | survived | to recover, s: median | worst |", "|---|---|---|---|---|---|"]
     for fault, place in sorted(cells, key=lambda cell: (list(PLACES).index(cell[1]), order[cell[0]])):
-        found = cells[fault, place]
-        tried, survived = (sum(record[name] for record in found) for name in ("tried", "survived"))
-        took = [s for record in found for s in record["recovered_s"]]
+        tried, survived = (sum(record[name] for record in cells[fault, place]) for name in ("tried", "survived"))
+        took = [s for record in cells[fault, place] for s in record["recovered_s"]]
         middle, worst = (f"{statistics.median(took):.1f}", f"{max(took):.1f}") if took else ("", "")
         lines.append(f"| {fault} | {place} | {tried} | {survived} | {middle} | {worst} |")
-    total = [sum(record[name] for found in cells.values() for record in found) for name in ("tried", "survived")]
+    tried, survived = (sum(record[name] for record in latest.values()) for name in ("tried", "survived"))
     over = max(record["over_hold_s"] for record in latest.values())
-    lines.append(f"| all | | {total[0]} | {total[1]} | | |")
-    return "\n".join([*lines, "", f"No segment outlived what was held for it by more than {over:.2f} s."])
+    return "\n".join(
+        [
+            *lines,
+            "",
+            f"{survived} of {tried} survived; no segment outlived what was held for it by more than {over:.2f} s.",
+        ]
+    )
 
 
 def _commit() -> str:

@@ -104,7 +104,7 @@ def _values(study: Study) -> dict[str, bool]:
     return {
         "whoever completed has a value": all(STEPS in trial.reports for trial in done),
         "reported values are those of the job": all(
-            report["loss"] == loss_of(trial.params["x"], step)
+            report["loss"] == loss_of(float(trial.params["x"]), step)
             for trial in study.trials.values()
             for step, report in trial.reports.items()
         ),

@@ -166,8 +166,7 @@ class SlurmPlace(Place):
     backend = "slurm"
 
     def __enter__(self) -> Self:
-        sys.path.insert(0, str(ROOT / "tests" / "executors"))
-        from slurm_cluster import SlurmCluster
+        from tests.executors.slurm_cluster import SlurmCluster
 
         self._cluster = SlurmCluster(self.folder / "cluster")
         self._stack.callback(self._cluster.stop)
