@@ -144,17 +144,16 @@ def table(records: list[dict[str, Any]]) -> str:
         "|---" * 11 + "|",
     ]
     for key in sorted(newest):
-        r = newest[key]
+        r, journal = newest[key], key[0].partition("+")[0]
         lines.append(
-            f"| {r['journal']} | {r['shape']} | {r['segments']} | {r['trials']} | {r['events']} "
+            f"| {journal} | {r['shape']} | {r['segments']} | {r['trials']} | {r['events']} "
             f"| {r['resident_bytes'] / 1e6:.1f} | {r['resident_bytes'] / r['segments']:.0f} "
             f"| {r['journal_bytes'] / 1e6:.1f} | {r['journal_bytes'] / r['events']:.0f} "
             f"| {r['reopen_cpu_s']:.2f} | {1e6 * r['reopen_cpu_s'] / r['events']:.0f} |"
         )
     kept = [r for (journal, _, _), r in newest.items() if journal == "sqlite"]
-    for what in ("resident_bytes", "journal_bytes"):
-        a, b, c = per(kept, what)
-        lines += ["", f"{what}: {a / 1e6:.1f} MB, {b:.0f} a trial and {c:.0f} a segment"]
+    a, b, c = per(kept, "resident_bytes")
+    lines += ["", f"Memory: {a / 1e6:.1f} MB, {b:.0f} bytes a trial and {c:.0f} a segment."]
     return "\n".join(lines)
 
 
