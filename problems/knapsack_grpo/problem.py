@@ -51,7 +51,7 @@ def problem(size: str = "mini", updates: int | None = None) -> Problem:
             }
         ),
         job="train.py:main",
-        objective=Maximize("pass_at_1"),
+        objective=Maximize("pass_at_1", sem="pass_at_1_sem"),
         fidelity=Fidelity("updates", max(1, high // 4), high, schedule="replanned"),
         defaults={
             "lr": 3e-4,

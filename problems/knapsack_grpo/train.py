@@ -395,6 +395,7 @@ def main(job: JobContext) -> None:
             finite = all(bool(p.isfinite().all()) for p in run.model.parameters())
             if not finite or last or (tenth % 2 == 0 and not stop):
                 metrics["pass_at_1"] = run.evaluate() if finite else math.nan  # diverged: the report ends the trial
+                metrics["pass_at_1_sem"] = standard_error(metrics["pass_at_1"], run.size.held_out * run.size.samples)
             metrics["tokens"] = run.spent
             metrics["state_bytes"] = measure_state_bytes(run.optimizer).total
             metrics["tokens_per_s"] = (run.spent - before) / trained_s
@@ -402,6 +403,12 @@ def main(job: JobContext) -> None:
         if stop:
             return
         began = time.perf_counter()
+
+
+def standard_error(share: float, n: int) -> float:
+    """Return that of a share of `n` responses, as if one more was right and one more was wrong: never 0."""
+    p = (share * n + 1) / (n + 2)
+    return math.sqrt(p * (1 - p) / n)
 
 
 def _seed(*words: int) -> int:

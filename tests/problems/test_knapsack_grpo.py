@@ -512,6 +512,9 @@ def test_three_updates_pause_three_updates_are_six_updates(small, tmp_path, para
     timeless = [[(r["step"], *(r["metrics"][n] for n in names)) for r in found] for found in (straight, first + second)]
     assert timeless[0] == timeless[1]
     assert straight[-1]["metrics"]["pass_at_1"] == second[-1]["metrics"]["pass_at_1"]
+    responses = SMALL.held_out * SMALL.samples
+    expected = train.standard_error(straight[-1]["metrics"]["pass_at_1"], responses)
+    assert straight[-1]["metrics"]["pass_at_1_sem"] == expected
     begin = warm_start.warm_start(SMALL.warm, "cpu")
     assert any(not torch.equal(a["model"][name], begin[name]) for name in begin)
 
@@ -527,6 +530,14 @@ def test_a_checkpoint_of_another_run_is_refused(small, tmp_path):
         segment(tmp_path, 2, 6, 6)
     with pytest.raises(ProblemError, match="of another run: expected config"):
         segment(tmp_path, 2, 4, 4, lr=3e-3)
+
+
+def test_pass_at_1_comes_with_its_standard_error():
+    # 700 of 1,800: p = 701 / 1802 = 0.38901, sqrt(p (1 - p) / 1800) = 0.011491; and of none it is not 0.
+    assert train.standard_error(700 / 1800, 1800) == pytest.approx(0.011491, abs=1e-6)
+    assert train.standard_error(0.0, 1800) == pytest.approx(math.sqrt(1 / 1802 / 1800), rel=1e-3)
+    assert math.isnan(train.standard_error(math.nan, 1800))
+    assert load_problem(FOLDER).objective.sem == "pass_at_1_sem"
 
 
 @pytest.mark.filterwarnings("ignore::RuntimeWarning")
