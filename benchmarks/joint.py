@@ -14,7 +14,8 @@ with `CONFIRM` seeds that no study has seen, and the mean of these is the result
 
 | method | what it is |
 |---|---|
-| `frugalbo` | `tune` with its defaults |
+| `frugalbo` | `tune` with its defaults, told of each result's standard error, as the problem states it |
+| `frugalbo-untold` | the same, not told |
 | `one-at-a-time` | a fifth of the trials for each of `KNOBS` in turn, the others at the best so far; then again |
 | `random`, `optuna-tpe`, `ax` | see `peers.py` |
 
@@ -38,7 +39,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 import numpy as np
 
 from benchmarks import grpo
-from benchmarks.peers import Job, Peer, drive, make_peer
+from benchmarks.peers import Peer, drive, make_peer
 from frugalbo.api import tune
 from frugalbo.budget.amounts import Budget
 from frugalbo.executors.curve import Curve
@@ -48,10 +49,11 @@ from frugalbo.slot import Slot
 from frugalbo.space import Params, Space
 
 METHODS = ("frugalbo", "one-at-a-time", "random", "optuna-tpe", "ax")
+UNTOLD = "frugalbo-untold"
 KNOBS = ("lr", "density", "phi", "rollouts")
 CONFIRM = (1000, 1001)
 FULL = {"toy": 24, "mini": 60}  # updates
-_OUT = Path(__file__).parent / "results" / "joint.jsonl"
+OUT = Path(__file__).parent / "results" / "joint.jsonl"
 
 Record = dict[str, Any]
 
@@ -176,34 +178,60 @@ def study(
     trials: int,
     space: Space,
     defaults: Params,
+    *,
+    sem: Callable[[float], float] | None = None,
     refused: float = 1.0,
 ) -> Record:
-    """One method's search, and what its answer is worth."""
+    """One method's search, and what its answer is worth; for the last two see `search`."""
 
-    def observe(params: Params) -> tuple[float, float]:
-        return trainings.of(params, seed)["loss"], 1.0
+    def observe(params: Params) -> float:
+        return trainings.of(params, seed)["loss"]
 
-    if method == "frugalbo":
-        jobs = ours(space, defaults, observe, seed, trials)
-    else:
-        each = max(1, trials // (space.dim + 1))
-        peer = OneAtATime(space, defaults, each) if method == "one-at-a-time" else make_peer(method, space, seed)
-        jobs = drive(FromDefaults(peer, space, defaults, refused), observe, budget_s=trials, workers=1)
-    done = [job for job in jobs if job.loss is not None]
-    answer = min(done, key=lambda job: job.loss or 0.0)
-    confirmed = [trainings.of(answer.params, fresh) for fresh in CONFIRM]
+    done = search(method, observe, seed, trials, space, defaults, sem=sem, refused=refused)
+    params, loss = min(done, key=lambda trial: trial[1])
     return {
         "method": method,
         "seed": seed,
         "trials": trials,
         "ran": len(done),
-        "path": [job.loss for job in done],
-        "tried": [job.params for job in done],
-        "answer": answer.params,
-        "loss": answer.loss,
-        "confirmed": [found["loss"] for found in confirmed],
-        "state_bytes": confirmed[0]["state_bytes"],
+        "path": [loss for _, loss in done],
+        "tried": [params for params, _ in done],
+        "answer": params,
+        "loss": loss,
+        "confirmed": [trainings.of(params, fresh)["loss"] for fresh in CONFIRM],
     }
+
+
+def search(
+    method: str,
+    observe: Callable[[Params], float],
+    seed: int,
+    trials: int,
+    space: Space,
+    defaults: Params,
+    *,
+    sem: Callable[[float], float] | None = None,
+    refused: float = 1.0,
+) -> list[tuple[Params, float]]:
+    """One method's trials and their losses, the defaults first.
+
+    Args:
+        method: One of `METHODS`, or `UNTOLD`.
+        observe: From parameters to the loss.
+        seed: Of the method.
+        trials: How many there may be.
+        space: Perhaps with constraints.
+        defaults: Meet these.
+        sem: The standard error of a loss, where it is known; of use to ours alone.
+        refused: What a peer is told of a configuration that violates a constraint.
+    """
+    if method in ("frugalbo", UNTOLD):
+        return ours(space, defaults, observe, seed, trials, None if method == UNTOLD else sem)
+    each = max(1, trials // (space.dim + 1))
+    peer = OneAtATime(space, defaults, each) if method == "one-at-a-time" else make_peer(method, space, seed)
+    begun = FromDefaults(peer, space, defaults, refused)
+    jobs = drive(begun, lambda params: (observe(params), 1.0), budget_s=trials, workers=1)
+    return [(job.params, job.loss) for job in jobs if job.loss is not None]
 
 
 def answer_by_model(found: Record, trainings: Trainings, space: Space) -> Record:
@@ -223,36 +251,43 @@ def answer_by_model(found: Record, trainings: Trainings, space: Space) -> Record
 
 
 def ours(
-    space: Space, defaults: Params, observe: Callable[[Params], tuple[float, float]], seed: int, trials: int
-) -> list[Job]:
+    space: Space,
+    defaults: Params,
+    observe: Callable[[Params], float],
+    seed: int,
+    trials: int,
+    sem: Callable[[float], float] | None,
+) -> list[tuple[Params, float]]:
     """What `tune` does with these trainings, on a virtual clock."""
-    problem = Problem(
-        "joint", space, "nowhere:train", Minimize("loss"), fidelity=Fidelity("runs", 1, 1), defaults=defaults
-    )
+    objective = Minimize("loss", sem=None if sem is None else "sem")
+    problem = Problem("joint", space, "nowhere:train", objective, fidelity=Fidelity("runs", 1, 1), defaults=defaults)
 
     def simulate(params: Params, planned: int, seed: int) -> Curve:
-        loss, seconds = observe(params)
-        return Curve([planned], [seconds], [{"loss": loss}])
+        loss = observe(params)
+        return Curve([planned], [1.0], [{"loss": loss} | ({} if sem is None else {"sem": sem(loss)})])
 
     executor = SimulatedExecutor(problem, [Slot("cpu:0", "cpu", 0)], simulate)
     found = tune(problem, budget=Budget(evaluations=trials), seed=seed, executor=executor).study
-    jobs, now = list[Job](), 0.0
-    for trial in found.trials.values():
-        began, now = now, now + trial.used("device_seconds")
-        jobs.append(Job(trial.params, began, now, found.value(trial)))
-    return jobs
+    return [(trial.params, loss) for trial in found.trials.values() if (loss := found.value(trial)) is not None]
 
 
 def run_missing(trainings: Trainings, seeds: Sequence[int], trials: int, methods: Sequence[str]) -> None:
     """Do the studies that are not on file, seed by seed, and train the defaults where answers are confirmed."""
     space, defaults = search_space(trainings.size)
+    sem = standard_error(trainings.size)
     for fresh in CONFIRM:
         trainings.of(defaults, fresh)
     done = {(r["method"], r["seed"], r["trials"]) for r in trainings.of_kind("study")}
     for seed in seeds:
         for method in methods:
             if (method, seed, trials) not in done:
-                trainings.append("study", study(method, trainings, seed, trials, space, defaults))
+                trainings.append("study", study(method, trainings, seed, trials, space, defaults, sem=sem))
+
+
+def standard_error(size: str) -> Callable[[float], float]:
+    """Of 1 - pass@1, as the problem reports it."""
+    shape = grpo.job().SIZES[size]
+    return lambda loss: grpo.job().standard_error(1 - loss, shape.held_out * shape.samples)
 
 
 def read(path: Path) -> list[Record]:
@@ -281,8 +316,8 @@ def main() -> None:
     parser.add_argument("--trials", type=int, default=20)
     parser.add_argument("--size", default="mini")
     parser.add_argument("--updates", type=int, help="of a full trial; by default those of the size")
-    parser.add_argument("--methods", nargs="+", choices=METHODS, default=METHODS)
-    parser.add_argument("--out", type=Path, default=_OUT)
+    parser.add_argument("--methods", nargs="+", choices=(*METHODS, UNTOLD), default=METHODS)
+    parser.add_argument("--out", type=Path, default=OUT)
     parser.add_argument("--by-model", action="store_true", help="confirm what a model takes for the best of each study")
     parser.add_argument("--confirm-front", action="store_true", help="train what has the best for its bytes again")
     parser.add_argument("--picture", type=Path, help="where to draw what memory buys, as PNG")

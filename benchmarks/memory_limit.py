@@ -91,7 +91,7 @@ def run_missing(trainings: Trainings, limit: int, seeds: Sequence[int], trials: 
     for seed in seeds:
         for method in methods:
             if (method, seed, trials, limit) not in done:
-                found = joint.study(method, trainings, seed, trials, space, defaults, NOTHING)
+                found = joint.study(method, trainings, seed, trials, space, defaults, refused=NOTHING)
                 most = max(trainings.of(params, seed)["state_bytes"] for params in found["tried"])
                 trainings.append("study", {**found, "limit": limit, "most_bytes": most})
 

@@ -37,7 +37,7 @@ def test_no_trial_is_above_the_limit_whatever_the_method_and_all_have_the_same_b
         pytest.skip(f"{method} is not installed")
     space, defaults = memory_limit.search_space(LIMIT)
     trainings = joint.Trainings("mini", 3, tmp_path / "out.jsonl", Counting())
-    found = joint.study(method, trainings, 5, 11, space, defaults, memory_limit.NOTHING)
+    found = joint.study(method, trainings, 5, 11, space, defaults, refused=memory_limit.NOTHING)
     assert len(found["tried"]) == found["ran"] == 11
     assert found["tried"][0] == defaults
     assert max(map(state_bytes, found["tried"])) <= LIMIT
