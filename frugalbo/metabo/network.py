@@ -51,28 +51,32 @@ class Block(nn.Module):
     def read(self, seen: Tensor, bias: Tensor | None = None) -> Tensor:
         """The next tokens of the history; each looks at all of it, as far as `bias` (B x heads x n x n) lets it."""
         q, k, v = self._heads(seen)
-        logits = q @ k.transpose(-1, -2) / math.sqrt(q.shape[-1])
-        weights = (logits if bias is None else logits + bias).softmax(-1)
-        return self._rest(seen, weights @ v)
+        return self._rest(seen, _logits(q, k, bias).softmax(-1) @ v)
 
     def answer(self, asked: Tensor, seen: Tensor, bias: Tensor | None = None) -> Tensor:
         """The next tokens of candidates; each looks at the history (before its own step) and at itself."""
         q, own_k, own_v = self._heads(asked)
         _, k, v = self._heads(seen)
-        scale = math.sqrt(q.shape[-1])
-        logits = q @ k.transpose(-1, -2) / scale  # B x heads x m x n
-        own = (q * own_k).sum(-1, keepdim=True) / scale
-        weights = torch.cat([logits if bias is None else logits + bias, own], dim=-1).softmax(-1)
+        own = (q * own_k).sum(-1, keepdim=True)
+        weights = torch.cat([_logits(q, k, bias), own], dim=-1).softmax(-1)  # B x heads x m x (n + 1)
         return self._rest(asked, weights[..., :-1] @ v + weights[..., -1:] * own_v)
 
     def _heads(self, tokens: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         parts = self.project(tokens).unflatten(-1, (3, self.heads, -1)).movedim(-3, 0)
         q, k, v = parts.transpose(-2, -3)  # each B x heads x n x width / heads
-        return q, k, v
+        return q / math.sqrt(q.shape[-1]), k, v  # of the queries there are fewest numbers to be scaled
 
     def _rest(self, tokens: Tensor, looked: Tensor) -> Tensor:
         tokens = self.after_attention(tokens + self.out(looked.transpose(-2, -3).flatten(-2)))
         return self.after_feed(tokens + self.narrow(gelu(self.wide(tokens))))
+
+
+def _logits(q: Tensor, k: Tensor, bias: Tensor | None) -> Tensor:
+    """Of scaled queries for keys, B x heads x m x n, in one pass with the bias."""
+    if bias is None:
+        return q @ k.transpose(-1, -2)
+    bias = bias.expand(*q.shape[:-1], k.shape[-2])
+    return torch.baddbmm(bias.flatten(0, 1), q.flatten(0, 1), k.flatten(0, 1).transpose(-1, -2)).view(bias.shape)
 
 
 @dataclass(frozen=True, slots=True)

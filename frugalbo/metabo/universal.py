@@ -39,7 +39,7 @@ from torch.nn.functional import gelu, softplus
 
 from frugalbo.errors import ModelError
 from frugalbo.metabo.bars import Bars, Prediction
-from frugalbo.metabo.nearness import differences, matern
+from frugalbo.metabo.nearness import differences, matern, matern_of
 from frugalbo.metabo.network import Block
 
 _DISTANCES = (0.05, 0.15, 0.4)  # of the variogram
@@ -188,7 +188,7 @@ class Universal(nn.Module):
         facts = torch.stack([y, y - y.amin(1, keepdim=True)], dim=-1)
         by_kernel = torch.cat([error / variance.sqrt(), 0.5 * variance.log()], dim=1).transpose(1, 2)
         token = torch.cat([*_as(pooled, facts, by_kernel), _each(pooled, y.shape[1])], dim=-1)
-        seen, bias, layers = self.result(token), _nearness(K).to(pooled), []
+        seen, bias, layers = self.result(token), _nearness(K.to(pooled)), []
         for block in self.blocks:
             layers.append(seen)
             seen = block.read(seen, bias)  # type: ignore[operator]
@@ -216,7 +216,7 @@ class Universal(nn.Module):
         token = _as(fit.task, torch.stack(facts, dim=-1), *by_kernel)
         asked, bias = (
             self.candidate(torch.cat([*token, _each(fit.task, Q.shape[1])], dim=-1)),
-            _nearness(K).to(fit.task),
+            _nearness(K.to(fit.task)),
         )
         for block, seen in zip(self.blocks, fit.layers, strict=True):
             asked = block.answer(asked, seen, bias)  # type: ignore[operator]
@@ -258,14 +258,13 @@ def _silent(inputs: int, outputs: int) -> nn.Linear:
 
 def _kernel(S: Tensor, w: Tensor) -> Tensor:
     """Matern 5/2 of each head, B x H x a x b."""
-    r, square = _radius(S, w)
-    return (1 + r + square / 3) * torch.exp(-r)
+    r = _radius(S, w)
+    return matern_of(r, torch.neg(r).exp_())
 
 
-def _radius(S: Tensor, w: Tensor) -> tuple[Tensor, Tensor]:
-    """The scaled distances times sqrt(5), and their squares; B x H x a x b."""
-    square = 5 * torch.einsum("bijd,bdh->bhij", S, (2 * w).exp())
-    return (square + 1e-12).sqrt(), square
+def _radius(S: Tensor, w: Tensor) -> Tensor:
+    """The scaled distances times sqrt(5), B x H x a x b."""
+    return (torch.einsum("bijd,bdh->bhij", S, 5 * (2 * w).exp()) + 1e-12).sqrt()
 
 
 def _solve(K: Tensor, y: Tensor, noise: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
@@ -283,13 +282,14 @@ def _solve(K: Tensor, y: Tensor, noise: Tensor) -> tuple[Tensor, Tensor, Tensor,
 
 def _slopes(S: Tensor, y: Tensor, w: Tensor, noise: Tensor) -> tuple[Tensor, Tensor]:
     """The squashed gradients of the log marginal likelihoods by `w` (B x d x H) and `noise` (B x H)."""
-    r, _ = _radius(S, w)
-    inverse, alpha, _, amplitude = _solve(_kernel(S, w), y, noise)
+    r = _radius(S, w)
+    decay = torch.neg(r).exp_()
+    inverse, alpha, _, amplitude = _solve(matern_of(r, decay), y, noise)
     outer = alpha.unsqueeze(-1) * alpha.unsqueeze(-2) / amplitude[..., None, None]
     M = 0.5 * (outer - inverse)
     # With r = sqrt(5) times the distance, dK / d(distance^2) = -5/6 (1 + r) exp(-r); d(distance^2) / dw = 2 e^2w S.
-    along = M * (-5 / 3) * (1 + r) * torch.exp(-r)
-    by_w = torch.einsum("bhij,bijd->bdh", along, S) * (2 * w).exp()
+    along = M * torch.addcmul(decay, r, decay)
+    by_w = torch.einsum("bhij,bijd->bdh", along, S) * (-5 / 3) * (2 * w).exp()
     by_noise = M.diagonal(dim1=-2, dim2=-1).sum(-1) * noise.exp()
     return torch.tanh(by_w), torch.tanh(by_noise)
 
