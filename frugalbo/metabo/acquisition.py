@@ -141,8 +141,10 @@ def network_chances(network: Universal, objective: Objective, varies: Tensor, le
     others = torch.arange(n - 1).expand(len(left_out), -1)
     others = others + (others >= left_out.unsqueeze(-1))
     with torch.no_grad():
-        fit = network.read(X[others], y[others], _categorical(objective, varies))
-        prediction = network.answer(fit, X[left_out].unsqueeze(1), observed=True)
+        known = _known_noise(objective)
+        told, there = (None, None) if known is None else (known[others], known[left_out].unsqueeze(1))
+        fit = network.read(X[others], y[others], _categorical(objective, varies), told)
+        prediction = network.answer(fit, X[left_out].unsqueeze(1), observed=True, known=there)
         at = y[left_out].unsqueeze(-1).to(prediction.logits)
         return (prediction.cdf(at + _HIT) - prediction.cdf(at - _HIT))[:, 0].double()
 
@@ -151,7 +153,7 @@ def process_chances(objective: Objective, searched: int, left_out: Tensor) -> Te
     """The same of the Gaussian process, fitted to the others each time."""
     model, found = objective.model, []
     X, y, kernel = model.train_inputs[0], model.train_targets, model.covar_module
-    given = model.likelihood.noise if isinstance(model.likelihood, FixedNoiseGaussianLikelihood) else None
+    given = _known_noise(objective)
     categorical = tuple(int(i) for i in kernel.categorical.nonzero().flatten())
     for i in left_out.tolist():
         rest = torch.arange(len(y)) != i
@@ -175,11 +177,16 @@ def _as_tensor(noise: NDArray[np.float64] | None) -> Tensor | None:
 
 
 def _read(network: Universal, objective: Objective, varies: Tensor) -> Fit:
-    model = objective.model
+    model, known = objective.model, _known_noise(objective)
+    X, y = model.train_inputs[0][None][..., varies], model.train_targets[None]
     with torch.no_grad():
-        return network.read(
-            model.train_inputs[0][None][..., varies], model.train_targets[None], _categorical(objective, varies)
-        )
+        return network.read(X, y, _categorical(objective, varies), None if known is None else known[None])
+
+
+def _known_noise(objective: Objective) -> Tensor | None:
+    """The variance of each result's noise as the model sees it, n; None where it is not known."""
+    likelihood = objective.model.likelihood
+    return likelihood.noise if isinstance(likelihood, FixedNoiseGaussianLikelihood) else None
 
 
 def _categorical(objective: Objective, varies: Tensor) -> Tensor:

@@ -38,6 +38,7 @@ class MetaModel(Model):
         categorical: The dimensions along which only equality counts.
         maximize: Whether larger outcomes are better, as BoTorch's acquisitions have it.
         network: By default the one that comes with the package.
+        train_Yvar: The variance of each outcome's noise, n x 1, if it is known.
 
     Raises:
         ModelError: If there are less results or more dimensions.
@@ -51,6 +52,7 @@ class MetaModel(Model):
         *,
         maximize: bool = True,
         network: Universal | None = None,
+        train_Yvar: Tensor | None = None,
     ) -> None:
         super().__init__()
         if train_X.ndim != 2 or train_Y.shape != (len(train_X), 1):
@@ -66,8 +68,12 @@ class MetaModel(Model):
         y = (self.train_targets - self._mean) / (-self._sd if maximize else self._sd)
         flags = torch.zeros(train_X.shape[-1], dtype=torch.bool)
         flags[list(self.categorical)] = True
+        if train_Yvar is not None and (train_Yvar.shape != train_Y.shape or not bool((train_Yvar >= 0).all())):
+            raise ModelError(f"expected variances n x 1 of at least 0, got shape {tuple(train_Yvar.shape)}")
+        self.train_Yvar = train_Yvar
+        known = None if train_Yvar is None else train_Yvar.T / self._sd**2
         with torch.no_grad():
-            self._fit: Fit = self.network.read(train_X[None], y[None], flags)
+            self._fit: Fit = self.network.read(train_X[None], y[None], flags, known)
 
     @property
     def network(self) -> Universal:
@@ -106,8 +112,19 @@ class MetaModel(Model):
         posterior = GPyTorchPosterior(MultivariateNormal(mean, covariance))
         return posterior if posterior_transform is None else posterior_transform(posterior)
 
-    def condition_on_observations(self, X: Tensor, Y: Tensor, **_: object) -> MetaModel:
-        """The model with more results, `X` (m x d) and `Y` (m x 1)."""
+    def condition_on_observations(self, X: Tensor, Y: Tensor, noise: Tensor | None = None, **_: object) -> MetaModel:
+        """The model with more results, `X` (m x d) and `Y` (m x 1), with noise as known as that of the others.
+
+        Args:
+            X: Their points.
+            Y: Their outcomes.
+            noise: The variances of their noise, m x 1; where others' is known, by default the mean of that.
+        """
         points = torch.cat([self.train_inputs[0], X])
         outcomes = torch.cat([self.train_targets.unsqueeze(-1), Y])
-        return MetaModel(points, outcomes, self.categorical, maximize=self.maximize, network=self.network)
+        known = self.train_Yvar
+        if known is not None:
+            known = torch.cat([known, known.mean().expand_as(Y) if noise is None else noise])
+        return MetaModel(
+            points, outcomes, self.categorical, maximize=self.maximize, network=self.network, train_Yvar=known
+        )

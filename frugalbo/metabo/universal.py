@@ -146,13 +146,16 @@ class Universal(nn.Module):
         """`read` and `answer`."""
         return self.answer(self.read(X, y, categorical), Q, observed)
 
-    def read(self, X: Tensor, y: Tensor, categorical: Tensor) -> Fit:
+    def read(self, X: Tensor, y: Tensor, categorical: Tensor, known: Tensor | None = None) -> Fit:
         """What to make of a history.
 
         Args:
             X: B x n x d.
             y: Standardised within each task, smaller is better, B x n.
             categorical: Which dimensions are, d.
+            known: The variance of each result's noise, if it is known, in units of those of `y`; B x n. It stands on
+                the diagonal of each kernel matrix, beside the noise that is inferred, as if amplitudes were 1. No
+                weights are trained for it, and without it they say what they said.
 
         Raises:
             ModelError: If there are less than two results, or more dimensions than the network was made for.
@@ -161,6 +164,7 @@ class Universal(nn.Module):
             most = self.shape.most_dims
             raise ModelError(f"expected at least 2 results of at most {most} dimensions, got {tuple(X.shape[1:])}")
         X, y = X.double(), y.double()
+        extra = torch.zeros_like(y) if known is None else known.double()
         S = differences(X, X, categorical)
         dims = self.among_dims.read(gelu(self.dimension(_facts(X, y, S, categorical).to(self.step))))
         pooled = dims.mean(1)
@@ -168,18 +172,19 @@ class Universal(nn.Module):
         noise = (self.first_noise(pooled) + math.log(1e-3)).double()
         start, start_noise = w, noise
         for _ in range(self.shape.refinements):
-            slope, slope_noise = _slopes(S, y, w, noise)
+            slope, slope_noise = _slopes(S, y, w, noise, extra)
             told = torch.cat([dims, *_as(dims, slope, w - start)], dim=-1)
             w = w + (softplus(self.step[0]) * slope + 0.5 * self.move(told))
             told = torch.cat([pooled, *_as(dims, slope_noise, noise - start_noise)], dim=-1)
             noise = noise + (softplus(self.step[1]) * slope_noise + 0.5 * self.move_noise(told))
-        return self._fit(X, y, categorical, S, w.clamp(-6, 6), noise.clamp(-12, 1), pooled)
+        K = _kernel(S, w.clamp(-6, 6))
+        return self._fit(X, y, categorical, K, w.clamp(-6, 6), noise.clamp(-12, 1), pooled, extra)
 
     def _fit(
-        self, X: Tensor, y: Tensor, categorical: Tensor, S: Tensor, w: Tensor, noise: Tensor, pooled: Tensor
-    ) -> Fit:
-        K = _kernel(S, w)
-        inverse, alpha, level, amplitude = _solve(K, y, noise)
+        self, X: Tensor, y: Tensor, categorical: Tensor, K: Tensor, w: Tensor, noise: Tensor, pooled: Tensor,
+        extra: Tensor,
+    ) -> Fit:  # fmt: skip
+        inverse, alpha, level, amplitude = _solve(K, y, noise, extra)
         diagonal = inverse.diagonal(dim1=-2, dim2=-1)
         variance = amplitude.unsqueeze(-1) / diagonal  # leave-one-out, B x H x n
         error = alpha / diagonal
@@ -195,17 +200,19 @@ class Universal(nn.Module):
         best = y.amin(1)
         return Fit(X, categorical, w, noise, inverse, alpha, level, amplitude, weight, best, pooled, tuple(layers))
 
-    def answer(self, fit: Fit, Q: Tensor, observed: bool) -> Prediction:
+    def answer(self, fit: Fit, Q: Tensor, observed: bool, known: Tensor | None = None) -> Prediction:
         """The distribution of the outcome at `Q`, point by point, B x m each.
 
         Args:
             fit: Of `read`.
             Q: B x m x d.
             observed: Whether of what a trial would show, noise and all, or of the function.
+            known: The variance of the noise there beside what is inferred, B x m; of what a trial would show.
         """
         K, mean, variance = self.kernels_say(fit, Q.double())
         if observed:
             variance = variance + (fit.amplitude * fit.noise.exp()).unsqueeze(-1)
+            variance = variance if known is None else variance + known.double().unsqueeze(1)
         weight = fit.weight.unsqueeze(-1)
         location = (weight * mean).sum(1)  # B x m
         apart = mean - location.unsqueeze(1)
@@ -267,10 +274,13 @@ def _radius(S: Tensor, w: Tensor) -> Tensor:
     return (torch.einsum("bijd,bdh->bhij", S, 5 * (2 * w).exp()) + 1e-12).sqrt()
 
 
-def _solve(K: Tensor, y: Tensor, noise: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    """The inverse with noise (B x H x n x n), that times the residuals (B x H x n), level and amplitude (B x H)."""
+def _solve(K: Tensor, y: Tensor, noise: Tensor, extra: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """The inverse with noise (B x H x n x n), that times the residuals (B x H x n), level and amplitude (B x H).
+
+    Of noise there is `noise` for all (B x H) and `extra` for each (B x n).
+    """
     n = K.shape[-1]
-    A = K + torch.diag_embed((noise.exp() + 1e-6).unsqueeze(-1).expand(-1, -1, n))
+    A = K + torch.diag_embed((noise.exp() + 1e-6).unsqueeze(-1) + extra.unsqueeze(1))
     inverse = torch.cholesky_inverse(torch.linalg.cholesky(A))
     rows = inverse.sum(-1)  # B x H x n
     level = (rows * y.unsqueeze(1)).sum(-1) / (rows.sum(-1) + _LEVEL)
@@ -280,11 +290,11 @@ def _solve(K: Tensor, y: Tensor, noise: Tensor) -> tuple[Tensor, Tensor, Tensor,
     return inverse, alpha, level, amplitude
 
 
-def _slopes(S: Tensor, y: Tensor, w: Tensor, noise: Tensor) -> tuple[Tensor, Tensor]:
+def _slopes(S: Tensor, y: Tensor, w: Tensor, noise: Tensor, extra: Tensor) -> tuple[Tensor, Tensor]:
     """The squashed gradients of the log marginal likelihoods by `w` (B x d x H) and `noise` (B x H)."""
     r = _radius(S, w)
     decay = torch.neg(r).exp_()
-    inverse, alpha, _, amplitude = _solve(matern_of(r, decay), y, noise)
+    inverse, alpha, _, amplitude = _solve(matern_of(r, decay), y, noise, extra)
     outer = alpha.unsqueeze(-1) * alpha.unsqueeze(-2) / amplitude[..., None, None]
     M = 0.5 * (outer - inverse)
     # With r = sqrt(5) times the distance, dK / d(distance^2) = -5/6 (1 + r) exp(-r); d(distance^2) / dw = 2 e^2w S.

@@ -61,6 +61,20 @@ def test_a_result_is_predicted_without_itself():
     assert got.item() == pytest.approx(alone.item(), abs=1e-5)
 
 
+def test_noise_that_is_known_is_told_to_the_network():
+    rng, net, none = np.random.default_rng(0), network(), torch.zeros(2, dtype=torch.bool)
+    X = rng.random((7, 2))
+    objective = fit_objective(X, bowl(X), (), noise=np.linspace(0.001, 0.05, 7))
+    model, others, i = objective.model, torch.tensor([0, 1, 3, 4, 5, 6]), 2
+    U, y, known = model.train_inputs[0], model.train_targets, model.likelihood.noise
+    fit = net.read(U[others][None], y[others][None], none, known[others][None])
+    said = net.answer(fit, U[i][None, None], True, known[i][None, None])
+    alone = said.cdf(y[i].float() + 0.05) - said.cdf(y[i].float() - 0.05)
+    got = network_chances(net, objective, torch.arange(2), torch.tensor([i]))
+    assert got.item() == pytest.approx(alone.item(), abs=1e-5)
+    assert known.max() > 0.1
+
+
 def test_the_process_is_fitted_without_the_result():
     """As to a task of the others alone, up to where a fit from another start ends."""
     s, i = situation(bowl, 17, 2), 4

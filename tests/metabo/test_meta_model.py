@@ -37,6 +37,24 @@ def test_the_posterior_has_the_moments_of_the_buckets_in_the_units_of_the_outcom
     torch.testing.assert_close(posterior.variance.flatten(), (sd**2 * variance[0]).double(), rtol=1e-5, atol=1e-5)
 
 
+def test_noise_that_is_known_is_seen_in_the_units_of_the_outcomes():
+    m, X = model(), points(5, 1)
+    known = torch.linspace(0.5, 400, N, dtype=torch.float64).unsqueeze(-1)
+    told = MetaModel(m.train_inputs[0], m.train_targets[:, None], network=m.network, train_Yvar=known)
+    sd, mean = m.train_targets.std(), m.train_targets.mean()
+    y, none = -(m.train_targets - mean) / sd, torch.zeros(D, dtype=torch.bool)
+    fit = m.network.read(m.train_inputs[0][None], y[None], none, known.T / sd**2)
+    expected, _ = m.network.answer(fit, X.reshape(1, 5, D), False).moments()
+    torch.testing.assert_close(
+        told.posterior(X).mean.flatten(), (mean - sd * expected[0]).double(), rtol=1e-5, atol=1e-5
+    )
+    assert (told.posterior(X).mean - m.posterior(X).mean).abs().max() > 0.1 * sd
+    more = told.condition_on_observations(X[:, 0], torch.zeros(5, 1, dtype=torch.float64))
+    torch.testing.assert_close(more.train_Yvar, torch.cat([known, known.mean().expand(5, 1)]))
+    with pytest.raises(ModelError, match="expected variances n x 1"):
+        MetaModel(m.train_inputs[0], m.train_targets[:, None], network=m.network, train_Yvar=-known)
+
+
 def test_at_a_result_it_knows_the_result():
     m = model()
     error = m.posterior(m.train_inputs[0].unsqueeze(-2)).mean.flatten() - m.train_targets

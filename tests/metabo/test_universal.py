@@ -94,16 +94,39 @@ def test_noise_widens_what_a_trial_would_show():
     torch.testing.assert_close(extra, noise.expand(-1, M))
 
 
+def test_noise_that_is_known_to_be_nothing_changes_nothing():
+    net, (X, y, Q) = network(), task()
+    without, with_none = (net.answer(net.read(X, y, MIXED, k), Q, True) for k in (None, torch.zeros_like(y)))
+    assert torch.equal(said(without), said(with_none))
+
+
+def test_noise_that_is_known_stands_on_the_diagonal_of_each_kernel():
+    """Means are `level + k (K + diagonal)^-1 (y - level)`, and what a trial shows is wider by its noise."""
+    net, (X, y, Q) = network(), task()
+    known = torch.linspace(0.01, 2, N, dtype=torch.float64).expand(B, N)
+    fit = net.read(X, y, NUMBERS, known)
+    k, mean, _ = net.kernels_say(fit, Q)
+    K = net.kernels_say(fit, X)[0]  # B x H x N x N
+    A = K + torch.diag_embed(fit.noise.exp().unsqueeze(-1) + 1e-6 + known.unsqueeze(1))
+    residual = (y.unsqueeze(1) - fit.level.unsqueeze(-1)).unsqueeze(-1)
+    expected = fit.level.unsqueeze(-1) + (k @ torch.linalg.solve(A, residual)).squeeze(-1)
+    torch.testing.assert_close(mean, expected)
+    there = torch.full((B, M), 0.7, dtype=torch.float64)
+    extra = net.answer(fit, Q, True, there).scale ** 2 - net.answer(fit, Q, True).scale ** 2
+    torch.testing.assert_close(extra, there)
+
+
 def test_the_slopes_are_those_of_the_marginal_likelihood():
     X, y, _ = task()
     S = (X.unsqueeze(2) - X.unsqueeze(1)) ** 2
     w = torch.full((B, D, 1), 0.4, dtype=torch.float64, requires_grad=True)
     noise = torch.full((B, 1), -2.0, dtype=torch.float64, requires_grad=True)
-    _, _, level, amplitude = (t.detach() for t in _solve(_kernel(S, w), y, noise))
-    K = _kernel(S, w)[:, 0] + (noise.exp() + 1e-6).unsqueeze(-1) * torch.eye(N, dtype=torch.float64)
+    extra = torch.rand(B, N, dtype=torch.float64)
+    _, _, level, amplitude = (t.detach() for t in _solve(_kernel(S, w), y, noise, extra))
+    K = _kernel(S, w)[:, 0] + torch.diag_embed(noise.exp() + 1e-6 + extra)
     normal = torch.distributions.MultivariateNormal(level.expand(B, N), amplitude.unsqueeze(-1) * K)
     by_w, by_noise = torch.autograd.grad(normal.log_prob(y).sum(), [w, noise])
-    got_w, got_noise = _slopes(S, y, w, noise)
+    got_w, got_noise = _slopes(S, y, w, noise, extra)
     torch.testing.assert_close(got_w, by_w.tanh())
     torch.testing.assert_close(got_noise, by_noise.tanh())
 
