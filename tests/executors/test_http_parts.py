@@ -127,6 +127,7 @@ def test_whatever_is_lost_on_the_way_each_command_is_told_until_the_worker_has_i
             had += [command["n"] for number, command in answer if number > done]
             done = max([done, *(number for number, _ in answer)])
     assert had == list(range(1, total + 1))
+    assert registry.commands(worker.session, total, 0.0) == []
 
 
 def test_a_question_to_a_worker_that_is_lost_has_no_answer(registry):
