@@ -117,7 +117,9 @@ class RunLoop:
                 self._prepare()
 
     def _is_idle(self) -> bool:
-        """Whether nothing is to be waited for: all slots are free, or such that are away have free ones like them."""
+        """Whether nothing is to be waited for: all is spent, or each slot that is away has a free one like it."""
+        if self.study.balance().exhausted(to_go_on=self.study.count(Status.PAUSED) > 0):
+            return True
         free = {slot.likeness for slot in self.executor.free_slots()}
         return not self._is_waiting and all(slot.likeness in free for slot in self.executor.slots)
 
