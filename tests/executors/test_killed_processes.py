@@ -119,14 +119,13 @@ def test_a_controller_that_is_told_to_end_leaves_nothing(controller, tmp_path):
 
 @pytest.mark.parametrize("is_noted", [True, False])
 def test_controller_template_and_supervisor_killed_at_once(controller, tmp_path, is_noted):
-    """The job dies by the system, and what it left by whoever recovers; charged until it was last seen."""
-    began = time.time()
+    """The job dies by the system, what it left by whoever recovers; charged from its orders until it was last seen."""
     process = controller("leaves_children")
     names = ("plain", "setsid", "double", "program")
     files = SegmentFolder(tmp_path / "trial-0", 0)
     # Of the program, whose environment is empty, only what its supervisor noted can tell.
     wait_for(lambda: len(files.read_processes()[2]) == 4)
-    seen = time.time()
+    began, seen = (files.path / "orders.json").stat().st_mtime, files.last_beat()
     orders, supervisor = files.read_orders(), files.read_processes()[0]
     assert orders is not None
     assert supervisor is not None

@@ -118,7 +118,7 @@ def test_a_backend_can_be_a_file(tmp_path):
 @pytest.mark.parametrize(
     ("backend", "reason"),
     [
-        ("sun-grid", "expected one of the backends local, ray"),
+        ("sun-grid", "expected one of the backends local, http, ray, slurm"),
         ({"name": "ray", "adress": "auto"}, "no option 'adress'"),
         ({"name": "slurm", "labels": {}}, "no option 'labels'"),
         ("local:10.0.0.1", "no option 'address'"),
