@@ -57,7 +57,7 @@ def job() -> ModuleType:
 def run(settings: Record, seed: int, updates: int | None = None) -> Record:
     """Train once in this process, for all the updates of the size by default; what came out, or why nothing did."""
     config = job().Config(**settings)
-    updates = updates or job().SIZES[config.size].updates
+    n_updates: int = updates or job().SIZES[config.size].updates
     reports: list[Record] = []
     failed = None
     before = warm(config.size)  # outside the time that is taken
@@ -66,8 +66,8 @@ def run(settings: Record, seed: int, updates: int | None = None) -> Record:
         context = JobContext(
             params=settings,
             start=0,
-            until=updates,
-            planned=updates,
+            until=n_updates,
+            planned=n_updates,
             seed=seed,
             device="cpu",
             threads=1,
