@@ -78,9 +78,9 @@ class Emulator:
         return cls(lambda params: float(at(space.encode(params)[None])[0]), float(left[better].std()), least, len(X))
 
     def observe(self, params: Params, seed: int) -> float:
-        """One training; another seed has other noise, everywhere."""
+        """One training; another seed has other noise, everywhere. A share is at most 1."""
         key = zlib.crc32(json.dumps(params, sort_keys=True).encode())
-        return self.loss(params) + self.noise * float(np.random.default_rng([seed, key]).standard_normal())
+        return min(1.0, self.loss(params) + self.noise * float(np.random.default_rng([seed, key]).standard_normal()))
 
 
 def run_missing(seeds: Sequence[int], trials: int, methods: Sequence[str], path: Path) -> None:
