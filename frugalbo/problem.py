@@ -171,7 +171,7 @@ class Problem:
 
     def _check_job(self) -> None:
         job = self.job
-        if isinstance(job, str) and not all(job.rpartition(":")[::2]):
+        if isinstance(job, str) and job != IN_MEMORY and not all(job.rpartition(":")[::2]):
             raise ProblemError(f"a job is 'module:function' or 'file.py:function', got {job!r}")
         if not isinstance(job, (str, tuple)) and not callable(job):
             raise ProblemError(f"a job is 'module:function', a function, or a command as a list of words, got {job!r}")

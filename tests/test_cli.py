@@ -10,7 +10,9 @@ import sys
 
 import pytest
 
+import frugalbo as fb
 from frugalbo.cli import main
+from frugalbo.executors.inline import InlineExecutor
 from frugalbo.store import Store
 
 PROBLEM = """\
@@ -98,6 +100,17 @@ def test_a_choice_is_explained(bowl, capsys):
     assert capsys.readouterr().out.startswith("It was the problem's defaults (method sobol). Trial 0 is completed")
     assert main(["explain", "--trial", "7"]) == 2
     assert "there is no trial 7, but 3, counted from 0" in capsys.readouterr().err
+
+
+def test_a_run_whose_job_was_a_function_in_memory_is_read_like_others(bowl, capsys):
+    problem = fb.Problem("mem", fb.Space({"x": fb.Float(0, 1)}), lambda job: job.params["x"], fb.Minimize("loss"))
+    report = fb.tune(problem, budget="2 trials", method="sobol", storage="runs.db", executor=InlineExecutor(problem))
+    assert report.best is not None
+    for command in ("status", "best", "report", "explain", "export"):
+        assert main([command, "--storage", "runs.db"]) == 0
+    assert "2 completed" in capsys.readouterr().out
+    assert main(["resume", "--storage", "runs.db"]) == 2
+    assert "the job of mem-1 was a function in memory" in capsys.readouterr().err
 
 
 def test_a_command_is_tuned_by_its_json_lines(bowl):
