@@ -56,6 +56,7 @@ for cell in code:
 
 @pytest.mark.slow
 @pytest.mark.tutorial
+@pytest.mark.timeout(900)
 @pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.stem)
 def test_a_notebook_runs(path, tmp_path):
     environment = os.environ | {"MPLBACKEND": "agg", "OMP_NUM_THREADS": "1", "SMOKE_TEST": "1"}
@@ -64,7 +65,7 @@ def test_a_notebook_runs(path, tmp_path):
         cwd=tmp_path,
         capture_output=True,
         text=True,
-        timeout=280,
+        timeout=880,
         check=False,
         env=environment,
     )
