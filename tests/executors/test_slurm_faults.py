@@ -80,7 +80,7 @@ def check_interrupted(events, cause, folder, *, most_s=30):
     steps = [event.step for event in events if isinstance(event, Reported)]
     assert steps == list(range(1, len(steps) + 1))
     assert ended.checkpoint >= steps[-1] - 1
-    assert 0.1 < ended.used.device_seconds < most_s
+    assert 0 < ended.used.device_seconds < most_s
     assert is_gone(folder)
     return ended
 
