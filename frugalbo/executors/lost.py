@@ -121,13 +121,13 @@ def find_out(
     late = [event for event in events if isinstance(event, Reported) and event.step > lost.last]
     ended = next(event for event in events if isinstance(event, Ended))
     if files.read_receipt() is None and orders is not None:
-        ended = replace(ended, used=_charge(files, orders.segment, elapsed_s))
+        ended = replace(ended, used=_charge(files, orders.segment, now(), elapsed_s))
     return [*late, explained(lost, ended)]
 
 
-def _charge(files: SegmentFolder, segment: Segment, elapsed_s: float | None) -> Cost:
+def _charge(files: SegmentFolder, segment: Segment, now: float, elapsed_s: float | None) -> Cost:
     """What it lived, up to its cap, and to the time that has passed."""
-    seconds = min(files.lived_s() or 0.0, segment.cap_s)
+    seconds = min(files.lived_s(now) or 0.0, segment.cap_s)
     return cost_of(segment, seconds if elapsed_s is None else min(seconds, elapsed_s))
 
 

@@ -116,7 +116,7 @@ def _lived_s(started: Started, files: SegmentFolder, now: float) -> float:
     Of one without orders, which has no supervisor or was never begun, it is the time from its start to its last sign of
     life; without any, until now.
     """
-    if (lived_s := files.lived_s()) is not None:
+    if (lived_s := files.lived_s(now)) is not None:
         return lived_s
     if files.trial_folder.parent.is_dir() and not files.path.exists():
         return 0.0

@@ -153,16 +153,18 @@ class SegmentFolder:
         except OSError:
             return None
 
-    def lived_s(self) -> float | None:
-        """From its orders to its last sign of life and a beat more; None if it was never given any.
+    def lived_s(self, now: float) -> float | None:
+        """From its orders to its last sign of life and a beat more, which is not past `now`; None if it had no orders.
 
-        Both ends are by the clock of the storage, which need not be that of who asks.
+        Both ends are by the clock of the storage. That of who asks need not agree with it: it takes nothing from what
+        was seen.
         """
         try:
             began = (self.path / "orders.json").stat().st_mtime
         except OSError:
             return None
-        return max(0.0, (self.last_beat() or began) - began) + BEAT_S
+        seen_s = max(0.0, (self.last_beat() or began) - began)
+        return max(seen_s, min(seen_s + BEAT_S, now - began))
 
     def write_receipt(self, ended: Ended) -> None:
         """Write how the segment ended, so that it survives a loss of power."""

@@ -35,6 +35,19 @@ def files(tmp_path):
     return files
 
 
+@pytest.mark.parametrize(
+    ("now", "lived_s"),
+    [(107.1, 7.1), (107.25, 7.25), (900.0, 7.25), (107.0, 7.0), (50.0, 7.0), (-math.inf, 7.0)],
+    ids=["at once", "a beat later", "long after", "at the last sign", "clock set back", "no clock"],
+)
+def test_a_segment_lived_to_a_beat_after_its_last_sign_of_life_but_not_past_now(files, now, lived_s):
+    assert files.lived_s(now) is None
+    for name, at in (("orders.json", 100.0), ("processes.json", 107.0), ("reports.jsonl", 103.0)):
+        (files.path / name).touch()
+        os.utime(files.path / name, (at, at))
+    assert files.lived_s(now) == pytest.approx(lived_s)
+
+
 def test_orders_survive_json(tmp_path):
     segment = a_segment(tmp_path, cap_s=math.inf, memory_bytes=17)
     orders = Orders(segment, "run", "boot", Identity(2, 3), Identity(5, 7), "loss", ("a", "b"), "/", (1,), "0", 1.5)
