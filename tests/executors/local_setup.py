@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import time
 from pathlib import Path
 
 from frugalbo.executors import processes
 from frugalbo.executors.base import Segment
+from frugalbo.executors.segments import SegmentFolder
 from frugalbo.problem import Fidelity, Minimize, Problem
 from frugalbo.slot import Slot
 from frugalbo.space import Float, Space
+from frugalbo.study import Reported
 
 HERE = Path(__file__).parent
 SLOTS = (Slot("cpu:0", "cpu", 0), Slot("cpu:1", "cpu", 1))
@@ -47,3 +50,10 @@ def read_pids(folder, *names):
 def is_alive(pid):
     process = processes.look(pid)
     return process is not None and not process.is_zombie
+
+
+def lived_between(events, folder, trial=0):
+    """The least and the most seconds that a trial's first segment can have lived: by its reports, and until now."""
+    at = [event.at for event in events if isinstance(event, Reported) and event.trial == trial]
+    handed_out = (SegmentFolder(folder / f"trial-{trial}", 0).path / "orders.json").stat().st_mtime
+    return at[-1] - at[0], time.time() - handed_out
