@@ -12,20 +12,18 @@ import json
 import os
 import signal
 import sys
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
-from frugalbo import cli_metabo, cli_report, cli_serve, cli_simulate, cli_together, cli_worker
+from frugalbo import cli_metabo, cli_problem, cli_report, cli_serve, cli_simulate, cli_together, cli_worker
 from frugalbo.errors import FrugalError, ProblemError, StudyError
 from frugalbo.table import FORMATS
 
 if TYPE_CHECKING:
     from frugalbo.live import View
-    from frugalbo.problem import Problem
     from frugalbo.report import Report
-    from frugalbo.space import Parameter
     from frugalbo.store import Store
     from frugalbo.study import Study
 
@@ -75,9 +73,8 @@ def _parser() -> argparse.ArgumentParser:
     out.add_argument("--no-report", action="store_true", help="write no report")
 
     tune = commands.add_parser("tune", parents=[storage, view, out], help="start a run")
-    tune.add_argument("problem", nargs="?", help="a folder with a problem.py, a file, or a module")
+    cli_problem.add_arguments(tune)
     tune.add_argument("--budget", required=True, help="such as 10min, '2.5 GPU-hours', '20 USD', '1h wall, 50 trials'")
-    tune.add_argument("--set", action="append", default=[], metavar="NAME=VALUE", help="a setting of the problem")
     tune.add_argument("--devices", help="such as cuda, cuda:0,1, cpu:2, cpu:2x4; all that are found by default")
     tune.add_argument(
         "--backend", default="local", metavar="NAME",
@@ -103,19 +100,6 @@ def _parser() -> argparse.ArgumentParser:
     tune.add_argument("--min-gain", metavar="GAIN", help="stop when less is to be expected, such as '0.001 per 60s'")
     tune.add_argument("--stop-regret", type=float, metavar="REGRET", help="stop when no more than this can be gained")
     tune.add_argument("--seed", type=int, default=0)
-    tune.add_argument("--command", help="a command to tune, with {name} where a parameter goes")
-    tune.add_argument(
-        "--param", action="append", default=[], metavar="NAME=SPEC",
-        help="for --command: LOW..HIGH, LOW..HIGH:log, A,B,C or one value",
-    )  # fmt: skip
-    goal = tune.add_mutually_exclusive_group()
-    goal.add_argument("--minimize", metavar="METRIC", help="for --command: the metric to make small")
-    goal.add_argument("--maximize", metavar="METRIC", help="for --command: the metric to make large")
-    tune.add_argument(
-        "--constraint", action="append", default=[], metavar="FORMULA",
-        help="for --command: a bound on another metric, such as 'peak_gib <= 8'",
-    )  # fmt: skip
-    tune.add_argument("--steps", type=int, help="for --command: the steps of a full trial, if it reports by step")
     tune.set_defaults(call=_tune)
 
     pause = commands.add_parser("pause", parents=[which], help="end a run that is at work, so that it can be resumed")
@@ -178,7 +162,7 @@ def _parser() -> argparse.ArgumentParser:
 def _tune(args: argparse.Namespace) -> int:
     from frugalbo.api import tune
 
-    problem = _problem(args)
+    problem = cli_problem.problem(args)
     with _view(args) as view:
         report = tune(
             problem,
@@ -358,65 +342,8 @@ def _export(args: argparse.Namespace) -> int:
     return 0
 
 
-def _problem(args: argparse.Namespace) -> Problem:
-    from frugalbo.problem import Fidelity, Maximize, Minimize, command_problem, load_problem
-    from frugalbo.space import Space
-
-    if (args.problem is None) == (args.command is None):
-        raise ProblemError("expected either a problem or --command, see 'frugalbo tune --help'")
-    if args.command is None:
-        if args.param or args.minimize or args.maximize or args.steps or args.constraint:
-            raise ProblemError("--param, --minimize, --maximize, --constraint and --steps belong to --command")
-        return load_problem(args.problem, dict(_pairs(args.set, "--set")))
-    if not (args.minimize or args.maximize):
-        raise ProblemError("--command needs --minimize METRIC or --maximize METRIC")
-    return command_problem(
-        args.command,
-        name=Path(args.command.split()[-1 if len(args.command.split()) == 1 else 1]).stem or "command",
-        space=Space({name: _parameter(name, str(spec)) for name, spec in _pairs(args.param, "--param", literal=False)}),
-        objective=Minimize(args.minimize) if args.minimize else Maximize(args.maximize),
-        fidelity=Fidelity("steps", 1, args.steps) if args.steps else None,
-        constraints=args.constraint,
-    )
-
-
-def _pairs(texts: Iterable[str], option: str, *, literal: bool = True) -> list[tuple[str, Any]]:
-    pairs = []
-    for text in texts:
-        name, equals, value = text.partition("=")
-        if not (name and equals):
-            raise ProblemError(f"{option} expects NAME=VALUE, got {text!r}")
-        pairs.append((name.strip(), _literal(value) if literal else value))
-    return pairs
-
-
-def _literal(text: str) -> Any:  # noqa: ANN401 - a number, a truth or a text
-    for read in (int, float):
-        try:
-            return read(text)
-        except ValueError:
-            continue
-    return {"true": True, "false": False, "none": None}.get(text.strip().lower(), text.strip())
-
-
 def _none_or_number(text: str) -> float | str:
     return "none" if text == "none" else float(text)
-
-
-def _parameter(name: str, spec: str) -> Parameter:
-    from frugalbo.space import Choice, Fixed, Float, Int
-
-    bounds, _, scale = spec.partition(":")
-    low, dots, high = bounds.partition("..")
-    if not dots:
-        values = [_literal(value) for value in spec.split(",")]
-        return Choice(values) if len(values) > 1 else Fixed(values[0])
-    lower, upper = _literal(low), _literal(high)
-    numbers = all(isinstance(bound, (int, float)) and not isinstance(bound, bool) for bound in (lower, upper))
-    if not numbers or scale not in ("", "log"):
-        raise ProblemError(f"--param {name}: expected LOW..HIGH, LOW..HIGH:log, A,B,C or a value, got {spec!r}")
-    kind = Int if isinstance(lower, int) and isinstance(upper, int) else Float
-    return kind(lower, upper, log=scale == "log")
 
 
 def _view(args: argparse.Namespace) -> View:

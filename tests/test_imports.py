@@ -56,7 +56,7 @@ LAYERS = [
     ["api"],
     ["recording", "together", "adaptation"],
     ["replay"],
-    ["cli_simulate", "cli_metabo", "cli_report", "cli_together", "cli_worker"],
+    ["cli_problem", "cli_simulate", "cli_metabo", "cli_report", "cli_together", "cli_worker"],
     ["cli_serve"],
     ["integrations", "cli", "testing"],
     ["__main__"],
