@@ -12,6 +12,10 @@ takes the whole budget:
 
     N sum_j c_j k^-j = budget,    c_j: the most that the way from rung j - 1 to rung j costs
 
+When all of a finite space has begun, those who have earned to go on may be fewer than the slots. Where wall time is
+not limited, others go on only while fewer than three run: a slot that is left idle costs nothing, and what would be
+spent on the second best of a low rung is worth more on the way to the end.
+
 The answer is the trial that is best at its end, so the budget has a last part, which begins when what is left no
 longer pays for a whole trial. Then those that are held and can be paid to their ends are ranked: first, if nobody is
 at its end, the one that is expected to be the best there; then in the order of
@@ -34,8 +38,9 @@ resumed to an end, and there is no last part.
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
-from itertools import pairwise
+from collections.abc import Iterator, Sequence
+from collections.abc import Set as AbstractSet
+from itertools import pairwise, takewhile
 from statistics import NormalDist
 from typing import Final
 
@@ -51,7 +56,7 @@ from frugalbo.study import Status, Study, Trial
 _LATEST: Final = 8  # trials by which the cost of the next one is judged
 _SEVERAL: Final = 16  # trials by which the cost of all is judged
 _HALVINGS: Final = 40
-_FINISHERS: Final = 3  # of all configurations, at least: fewer leave too much to chance
+_FINISHERS: Final = 3  # of all configurations: fewer leave too much to chance
 _NEARLY: Final = 1e-9  # of a trial
 _NORMAL: Final = NormalDist()
 _LAST_PART: Final = "what was left paid for no whole trial more, and of those that it could finish this promised most"
@@ -136,7 +141,14 @@ class FreezeThawScheduler(AshaScheduler):
             for entrant in rung.best_waiting(math.floor(len(rung.arrived) / k + _NEARLY))
         ]  # fmt: skip
         seen = self._send_on(purse, study, earned)
-        self._send_on(purse, study, (step for step in waiting(brackets.values()) if step[0] not in seen))
+        self._send_on(purse, study, self._rest(purse, study, seen))
+
+    def _rest(self, purse: Purse, study: Study, seen: AbstractSet[int]) -> Iterator[tuple[int, int]]:
+        rest = super()._rest(purse, study, seen)
+        if math.isfinite(purse.balance["wall_seconds"].free):
+            return rest
+        running = study.count(Status.RUNNING)
+        return takewhile(lambda _: running + len(purse.decisions) < _FINISHERS, rest)
 
 
 def one_in(costs: Sequence[float], budget: float, most: float) -> float | None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Set as AbstractSet
 
 from frugalbo.budget.cost import CostModel
 from frugalbo.budget.ledger import Balance
@@ -55,8 +56,12 @@ class PromotingScheduler(FixedScheduler, ABC):
         standings = self._standings
         seen = self._send_on(purse, study, self._earned(standings))
         if purse.is_open and self._start(study, purse):
-            rest = (step for step in waiting(standings.brackets.values()) if step[0] not in seen)
-            self._send_on(purse, study, rest)
+            self._send_on(purse, study, self._rest(purse, study, seen))
+
+    def _rest(self, purse: Purse, study: Study, seen: AbstractSet[int]) -> Iterator[tuple[int, int]]:
+        """Who goes on without having earned it once the space is exhausted, the best first; not who was looked at."""
+        del purse, study
+        return (step for step in waiting(self._standings.brackets.values()) if step[0] not in seen)
 
     def _start(self, study: Study, purse: Purse) -> bool:
         """Start what the proposer suggests; whether a slot is left because the space is exhausted."""

@@ -202,6 +202,20 @@ def test_slots_do_not_stand_idle_while_all_configurations_are_tried():
     assert max(ends) < 178.5 / 5 + 27
 
 
+@pytest.mark.parametrize(("wall_seconds", "running", "sent"), [(None, 0, 3), (None, 2, 1), (None, 3, 0), (500.0, 2, 8)])
+def test_slots_are_left_idle_for_the_way_to_the_end_where_time_is_not_limited(wall_seconds, running, sent):
+    """Two of eight have earned to go on, and did; more there are none."""
+    curves = [[1.0, 0.5], [2.0, 0.6], *([loss] for loss in range(3, 9))]
+    study = study_of(*curves, wall_seconds=wall_seconds)
+    for i in range(8, 8 + running):
+        study.apply(Started(i, 0, {"x": i / 997}, 0, 1, 27, Cost(), f"cpu:{i}", 1.0))
+    slots = [Slot(f"cpu:{i}", "cpu", i) for i in range(8)]
+    scheduler = FreezeThawScheduler(Numbered(8 + running), COST)
+    decisions = scheduler.decide(study, study.ledger.balance(), slots)
+    assert [type(decision) for decision in decisions] == [Resume] * sent
+    assert [decision.trial for decision in decisions] == list(range(sent))
+
+
 def test_failed_trials_are_counted_among_those_that_arrived():
     nan = math.nan
     assert isinstance(decide(study_of([1.0], [nan], [nan]))[0], Start)
