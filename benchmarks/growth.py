@@ -34,7 +34,6 @@ import numpy as np
 import sqlalchemy as sa
 
 from benchmarks.scale import PROBLEM, START_UP_S, _commit, curve, seconds
-from frugalbo.api import Settings, read_study, spec_of
 from frugalbo.budget.amounts import Budget
 from frugalbo.budget.cost import KnownCost
 from frugalbo.budget.ledger import Balance
@@ -46,6 +45,7 @@ from frugalbo.run import RunLoop
 from frugalbo.scheduler import make_scheduler
 from frugalbo.session import OpenStudy
 from frugalbo.store import Store
+from frugalbo.stored import Settings, read_study, spec_of
 from frugalbo.study import Event, Study
 from frugalbo.testing.postgres import PrivatePostgres
 

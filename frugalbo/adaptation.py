@@ -10,10 +10,10 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from frugalbo.api import read_study
 from frugalbo.errors import StudyError
 from frugalbo.propose.evidence import Evidence
 from frugalbo.store import Store
+from frugalbo.stored import read_study
 from frugalbo.study import Study
 
 if TYPE_CHECKING:

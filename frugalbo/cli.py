@@ -316,7 +316,7 @@ def _explain(args: argparse.Namespace) -> int:
 
 
 def _report(args: argparse.Namespace) -> int:
-    from frugalbo.api import folder_of
+    from frugalbo.stored import folder_of
 
     with _open(args) as store:
         return cli_report.run(args, store, folder_of(_storage(args), ""))
@@ -357,7 +357,7 @@ def _view(args: argparse.Namespace) -> View:
 
 
 def _storage(args: argparse.Namespace) -> str:
-    from frugalbo.api import DEFAULT_STORAGE
+    from frugalbo.stored import DEFAULT_STORAGE
 
     return args.storage or DEFAULT_STORAGE
 
@@ -377,13 +377,13 @@ def _open(args: argparse.Namespace) -> Store:
 
 
 def _study(store: Store, run_id: str) -> Study:
-    from frugalbo.api import read_study
+    from frugalbo.stored import read_study
 
     return read_study(store, run_id)
 
 
 def _report_folder(args: argparse.Namespace, wanted: str | None, run_id: str) -> Path:
-    from frugalbo.api import folder_of
+    from frugalbo.stored import folder_of
 
     return Path(wanted) if wanted else folder_of(_storage(args), run_id) / "report"
 

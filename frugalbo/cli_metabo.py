@@ -78,7 +78,7 @@ def _train(args: argparse.Namespace) -> int:
 def _adapt(args: argparse.Namespace) -> int:
     """Say which studies are known; returns the exit code."""
     from frugalbo.adaptation import adapt
-    from frugalbo.api import DEFAULT_STORAGE
+    from frugalbo.stored import DEFAULT_STORAGE
 
     studies, left_out = adapt(
         args.storage or DEFAULT_STORAGE, args.out, runs=args.runs, without=args.without, weights=args.weights

@@ -47,8 +47,8 @@ def run(args: argparse.Namespace, store: Store, folder: Path) -> int:
 
 def report_of(store: Store, run_id: str) -> Report:
     """The report of a run as it stands."""
-    from frugalbo.api import read_study
     from frugalbo.report import Report
+    from frugalbo.stored import read_study
 
     record = store.run(run_id)
     reason = "still running" if record.holder else store.stop_reason(run_id) or "not running"

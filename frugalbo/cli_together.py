@@ -44,7 +44,7 @@ def run(args: argparse.Namespace, storage: str, view: View) -> int:
     Raises:
         FrugalError: If the arguments do not fit together, or one of them makes no sense.
     """
-    from frugalbo.api import folder_of
+    from frugalbo.stored import folder_of
 
     with view, _turns(view, as_json=args.json) as observe:
         done = _resumed(args, storage, observe) if args.resume else _tuned(args, storage, observe)

@@ -19,16 +19,7 @@ from typing import Any, Final, Self, cast
 
 import numpy as np
 
-from frugalbo.api import (
-    DEFAULT_STORAGE,
-    Settings,
-    executor_of,
-    read_study,
-    seconds,
-    spec_of,
-    stored_problem,
-    take_turn,
-)
+from frugalbo.api import executor_of, seconds, take_turn
 from frugalbo.budget.amounts import Budget, Cost, Resource
 from frugalbo.budget.ledger import Account, Balance
 from frugalbo.budget.price import Market
@@ -39,6 +30,7 @@ from frugalbo.report import Report, wording
 from frugalbo.run import INTERRUPTED, PAUSED, Observer
 from frugalbo.session import OpenStudy
 from frugalbo.store import RunRecord, Store
+from frugalbo.stored import DEFAULT_STORAGE, Settings, read_study, spec_of, stored_problem
 from frugalbo.study import Status, Study
 
 LEAST: Final = 4  # results before a problem is compared with others

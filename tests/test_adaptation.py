@@ -5,13 +5,13 @@ import pytest
 
 import frugalbo as fb
 from frugalbo.adaptation import adapt, past_study
-from frugalbo.api import read_study
 from frugalbo.cli import main
 from frugalbo.errors import StudyError
 from frugalbo.metabo.past import Past
 from frugalbo.metabo.weights import load
 from frugalbo.propose import MethodError, make_proposer
 from frugalbo.store import Store
+from frugalbo.stored import read_study
 
 SPACE = {"lr": fb.Float(1e-5, 1, log=True), "depth": fb.Int(1, 5), "kind": fb.Choice(["a", "b", "c"])}
 

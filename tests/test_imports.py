@@ -53,6 +53,7 @@ LAYERS = [
     ["report.html"],
     ["report"],
     ["live"],
+    ["stored"],
     ["api"],
     ["recording", "together", "adaptation"],
     ["replay"],

@@ -6,13 +6,13 @@ import numpy as np
 import pytest
 
 import frugalbo as fb
-from frugalbo.api import Settings
 from frugalbo.budget.worth import MinGain
 from frugalbo.cli import main
 from frugalbo.errors import BudgetError
 from frugalbo.executors.simulated import Curve, SimulatedExecutor
 from frugalbo.propose import MethodError
 from frugalbo.slot import Slot
+from frugalbo.stored import Settings
 
 PROBLEM = fb.Problem(
     "hill", fb.Space({"x": fb.Float(0, 1), "y": fb.Float(0, 1)}), "nowhere:train", fb.Maximize("score")

@@ -4,7 +4,7 @@ import time
 
 import pytest
 
-from frugalbo.api import pause, read_study, resume, tune
+from frugalbo.api import pause, resume, tune
 from frugalbo.cli import main
 from frugalbo.errors import LeaseError
 from frugalbo.executors.inline import InlineExecutor
@@ -12,6 +12,7 @@ from frugalbo.problem import Minimize, Problem
 from frugalbo.run import PAUSED
 from frugalbo.space import Float, Space
 from frugalbo.store import Store
+from frugalbo.stored import read_study
 
 
 def slow(context):

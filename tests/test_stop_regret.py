@@ -9,7 +9,6 @@ import torch
 
 import frugalbo as fb
 from frugalbo.acquisition.registry import Situation
-from frugalbo.api import Settings
 from frugalbo.cli import main
 from frugalbo.errors import BudgetError
 from frugalbo.executors.simulated import Curve, SimulatedExecutor
@@ -19,6 +18,7 @@ from frugalbo.propose.points import Points
 from frugalbo.propose.regret import RegretBound
 from frugalbo.slot import Slot
 from frugalbo.store import Store
+from frugalbo.stored import Settings
 
 PROBLEM = fb.Problem(
     "hill", fb.Space({"x": fb.Float(0, 1), "y": fb.Float(0, 1)}), "nowhere:train", fb.Maximize("score")

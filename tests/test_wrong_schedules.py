@@ -5,9 +5,9 @@ import re
 import pytest
 
 import frugalbo as fb
-from frugalbo.api import read_study
 from frugalbo.cli import main
 from frugalbo.store import Store
+from frugalbo.stored import read_study
 
 JOB = """
 import frugalbo as fb

@@ -11,9 +11,9 @@ import pytest
 from local_setup import a_segment, local_problem
 
 import frugalbo as fb
-from frugalbo.api import read_study
 from frugalbo.executors.http import HttpExecutor
 from frugalbo.store import Store
+from frugalbo.stored import read_study
 from frugalbo.study import Cause, Ended, Outcome, Reported
 from frugalbo.testing.hosts import Host, Relay, free_port
 

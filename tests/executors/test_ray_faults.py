@@ -147,8 +147,8 @@ def test_a_lost_seat_and_a_lost_node_interrupt_their_segments_alone(cluster, tmp
 def test_a_run_whose_controller_is_killed_goes_on_as_if_it_had_paused(tmp_path):
     """kill -9 of the controller takes the cluster with it, as that was its own; `resume` finishes the run."""
     import frugalbo as fb
-    from frugalbo.api import read_study
     from frugalbo.store import Store
+    from frugalbo.stored import read_study
 
     script, storage = Path(__file__).parent / "ray_controller.py", tmp_path / "runs.db"
     env = {name: value for name, value in os.environ.items() if name != "RAY_ADDRESS"}

@@ -252,8 +252,8 @@ def test_pools_are_partitions_with_prices(tmp_path):
 
 def test_a_run_whose_controller_is_killed_goes_on_as_if_it_had_paused(tmp_path):
     """kill -9 of the controller; its jobs are still there when `resume` comes."""
-    from frugalbo.api import read_study
     from frugalbo.store import Store
+    from frugalbo.stored import read_study
 
     storage = tmp_path / "runs.db"
     command = [sys.executable, str(HERE / "ray_controller.py"), str(tmp_path), "slurm"]

@@ -7,10 +7,10 @@ import time
 import pytest
 
 import frugalbo as fb
-from frugalbo.api import DEFAULT_STORAGE, read_study
 from frugalbo.cli import main
 from frugalbo.report import Report
 from frugalbo.store import Store
+from frugalbo.stored import DEFAULT_STORAGE, read_study
 from frugalbo.study import Failure
 
 EVIL = "<script>alert('from a job')</script>"

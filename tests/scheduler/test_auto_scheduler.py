@@ -3,7 +3,7 @@ import logging
 import pytest
 from ladders import COST, Numbered, make_problem, play
 
-from frugalbo.api import Settings, tune
+from frugalbo.api import tune
 from frugalbo.budget.amounts import Budget, Cost
 from frugalbo.budget.ledger import Ledger
 from frugalbo.executors.simulated import Curve, SimulatedExecutor
@@ -13,6 +13,7 @@ from frugalbo.scheduler.base import Resume, Start
 from frugalbo.scheduler.fixed import FixedScheduler
 from frugalbo.slot import Slot
 from frugalbo.space import Float, Space
+from frugalbo.stored import Settings
 from frugalbo.study import Ended, Failure, Outcome, Reported, Started, Study
 
 SLOT = Slot("cpu:0", "cpu", 0)

@@ -6,11 +6,12 @@ from pathlib import Path
 import pytest
 import sqlalchemy as sa
 
-from frugalbo.api import read_study, resume
+from frugalbo.api import resume
 from frugalbo.errors import StorageError
 from frugalbo.executors.inline import InlineExecutor
 from frugalbo.store import SCHEMA_VERSION, Store, migrations
 from frugalbo.store.tables import TABLES
+from frugalbo.stored import read_study
 
 OLD = Path(__file__).with_name("journal_1.sql")
 JOB = "def train(job):\n    loss = (job.params['x'] - 0.3) ** 2\n    job.report(1, loss=loss)\n"

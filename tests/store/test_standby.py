@@ -12,11 +12,12 @@ from pathlib import Path
 
 import pytest
 
-from frugalbo.api import read_study, resume
+from frugalbo.api import resume
 from frugalbo.budget.amounts import Budget
 from frugalbo.cli import main
 from frugalbo.standby import await_lease
 from frugalbo.store import Store
+from frugalbo.stored import read_study
 from frugalbo.study import Ended, Started
 from frugalbo.testing.stores import SPEC
 from tests.store.controller import TRIALS
