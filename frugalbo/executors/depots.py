@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import hashlib
 import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from frugalbo.errors import ExecutorError, MissingExtra
+from frugalbo.errors import ExecutorError, FrugalError, MissingExtra
 from frugalbo.executors.base import Segment
 from frugalbo.executors.carried import CarryError, files_of, newest, place
 from frugalbo.executors.http_client import Caller
@@ -64,32 +66,43 @@ class ObjectDepot:
         self._files, self._root = _filesystem(url)
 
     def put(self, segment: Segment, name: str) -> None:
-        """Carry a checkpoint there from the segment's folder, in place of older ones."""
+        """Carry a checkpoint there from the segment's folder, in place of older ones; one that is there is left."""
         folder, trial = SegmentFolder(segment.folder, segment.number).checkpoint_dir, self._trial(segment.folder)
-        self._files.makedirs(trial, exist_ok=True)
-        for path, _ in files_of(folder, name):
-            self._files.makedirs(f"{trial}/{path}".rpartition("/")[0], exist_ok=True)
-            self._files.put_file(str(folder / path), f"{trial}/{path}")
-        self._files.pipe_file(f"{trial}/{name}{_WHOLE}", b"")
-        for _, old in self._whole(segment.folder):
-            if old != name:
-                self._files.rm_file(f"{trial}/{old}{_WHOLE}")
-                self._files.rm(f"{trial}/{old}", recursive=True)
+        with _as_carry_error(trial):
+            whole = self._whole(segment.folder)
+            if name not in dict(whole).values():
+                files = files_of(folder, name)
+                for path, _ in files:
+                    self._files.makedirs(f"{trial}/{path}".rpartition("/")[0], exist_ok=True)
+                    self._files.put_file(str(folder / path), f"{trial}/{path}")
+                if not files or files_of(folder, name) != files:
+                    raise FileNotFoundError(f"{folder / name} was taken away meanwhile")
+                self._files.pipe_file(f"{trial}/{name}{_WHOLE}", b"")
+            for step, old in whole:
+                if step < (checkpoint_step(name) or 0):  # who is late must not take what has come since
+                    self._files.rm_file(f"{trial}/{old}{_WHOLE}")
+                    self._files.rm(f"{trial}/{old}", recursive=True)
 
     def get(self, segment: Segment, name: str) -> None:
         """Carry a checkpoint from there into the segment's folder."""
         folder, trial = SegmentFolder(segment.folder, segment.number).checkpoint_dir, self._trial(segment.folder)
         room, base = _empty(folder / ".arriving"), self._files._strip_protocol(f"{trial}/{name}")
-        for found in self._files.find(base):
-            path = str(found)[len(base) :].strip("/")
-            into = _below(room, f"{name}/{path}" if path else name)
-            into.parent.mkdir(parents=True, exist_ok=True)
-            self._files.get_file(found, str(into))
+        with _as_carry_error(trial):
+            for found in self._files.find(base):
+                path = str(found)[len(base) :].strip("/")
+                into = _below(room, f"{name}/{path}" if path else name)
+                into.parent.mkdir(parents=True, exist_ok=True)
+                self._files.get_file(found, str(into))
         _place(room / name, folder / name)
 
     def newest(self, trial_folder: Path, until: int) -> int:
-        """The step of the newest whole checkpoint of a trial, up to a step; 0 without one."""
-        return max((step for step, _ in self._whole(trial_folder) if step <= until), default=0)
+        """The step of the newest whole checkpoint of a trial, up to a step; 0 without one.
+
+        Raises:
+            OSError: If it cannot be asked.
+        """
+        with _as_carry_error(self._trial(trial_folder)):
+            return max((step for step, _ in self._whole(trial_folder) if step <= until), default=0)
 
     def _trial(self, trial_folder: Path) -> str:
         return f"{self._root}/{trial_folder.parent.name}/{trial_folder.name}"
@@ -124,6 +137,17 @@ def _filesystem(url: str) -> tuple[Any, str]:
     except (ValueError, ImportError) as error:
         raise ExecutorError(f"cannot use {url!r} for checkpoints: {error}") from None
     return files, root.rstrip("/")
+
+
+@contextmanager
+def _as_carry_error(where: str) -> Iterator[None]:
+    """Storage of objects raises what its library does, such as botocore's errors, which are not the built-in ones."""
+    try:
+        yield
+    except (OSError, FrugalError):
+        raise
+    except Exception as error:
+        raise CarryError(f"{where}: {type(error).__name__}: {error}") from error
 
 
 def _empty(folder: Path) -> Path:

@@ -6,14 +6,13 @@ lease it ends what it runs, and registers again; between runs it waits for the n
 
 from __future__ import annotations
 
-import contextlib
-import json
 import time
 import uuid
 from collections.abc import Callable, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import ExitStack
 from dataclasses import asdict, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -21,20 +20,18 @@ import frugalbo
 from frugalbo.errors import ExecutorError, FrugalError
 from frugalbo.executors import processes, seat
 from frugalbo.executors.base import Segment
-from frugalbo.executors.carried import Depot, newest
-from frugalbo.executors.depots import HttpDepot, ObjectDepot, carried_as
+from frugalbo.executors.carried import Depot
+from frugalbo.executors.carrier import LOOK_S, Carrier
+from frugalbo.executors.depots import HttpDepot, ObjectDepot
 from frugalbo.executors.http_client import Caller, UnreachableError
 from frugalbo.executors.http_registry import BusyError
 from frugalbo.executors.http_visit import Visit
 from frugalbo.executors.local import LocalExecutor
-from frugalbo.executors.messages import events_from_text, events_to_text, segment_from_json
-from frugalbo.executors.segments import SegmentFolder
-from frugalbo.job import checkpoints
+from frugalbo.executors.messages import segment_from_json
 from frugalbo.problem import Problem
 from frugalbo.slot import Slot
-from frugalbo.study import Ended, Outcome, Reported, Started, event_from_json, event_to_json
+from frugalbo.study import Ended, Outcome, Reported, event_to_json
 
-_LOOK_S = 1.0  # how often it is looked whether there are new checkpoints to carry
 _AGAIN_S = 0.5  # until a controller that is not there is called again
 _ANSWER_S = 30.0  # for an answer of the controller about a checkpoint
 _HELLO_S = 10.0  # for one to a registration
@@ -128,19 +125,14 @@ class _Stay:
 
     def __init__(self, worker: HttpWorker, terms: dict[str, Any], sent: float) -> None:
         self._worker, self._order = worker, terms["order"]
-        self._is_shared = terms["folders"] == "shared"
         self._slots = [Slot(**slot) for slot in terms["slots"]]
         self._executor: LocalExecutor | None = None
         self._visit = Visit(terms, sent, lambda: worker._call(float(terms["lease_s"])), self.wake)
-        self._depot: Depot | None = None
-        if "://" in terms["folders"]:
-            self._depot = ObjectDepot(terms["folders"])
-        elif not self._is_shared:
-            self._depot = HttpDepot(worker._call(_ANSWER_S), self._visit.session, int(terms["most_bytes"]))
+        self._carrier: Carrier | None = None
+        if terms["folders"] != "shared":
+            self._carrier = Carrier(self._depot(terms), is_over=lambda: bool(self._visit.why_over))
         self._segments: dict[tuple[int, int], Segment] = {}  # that have begun, or are to, with folders of ours
         self._asked: dict[tuple[int, int], Outcome] = {}
-        self._carried: dict[tuple[int, int], int] = {}  # the last step that was carried to the depot
-        self._look_at = 0.0
         self._is_leaving = False
         self.is_over = False
 
@@ -154,11 +146,10 @@ class _Stay:
         visit, worker = self._visit, self._worker
         with ExitStack() as stack:
             stack.callback(visit.end, "the worker left")
-            # One carries checkpoints, in their order; others answer, which may take long.
-            carrier = ThreadPoolExecutor(max_workers=1, thread_name_prefix="frugalbo-carry")
             answerers = ThreadPoolExecutor(max_workers=4, thread_name_prefix="frugalbo-answer")
-            for pool in (carrier, answerers):
-                stack.callback(pool.shutdown, wait=False, cancel_futures=True)
+            stack.callback(answerers.shutdown, wait=False, cancel_futures=True)
+            if self._carrier is not None:
+                stack.callback(self._carrier.close)
             try:
                 self._executor = stack.enter_context(self._open())
             except FrugalError as error:
@@ -168,10 +159,11 @@ class _Stay:
             visit.tell({"ready": True})
             while not (why := visit.why_over) and not self.is_over:
                 for command in visit.take():
-                    self._obey(command, carrier, answerers)
-                for event in self._executor.wait(min(_LOOK_S, visit.left_s)):
-                    self._hear(event, carrier)
-                self._carry_new(carrier)
+                    self._obey(command, answerers)
+                for event in self._executor.wait(min(LOOK_S, visit.left_s)):
+                    self._hear(event)
+                if self._carrier is not None:
+                    self._carrier.look(list(self._segments.values()))
                 if worker._stopped and self._leave():
                     return "stopped"
         return why or "the run is over"
@@ -195,16 +187,16 @@ class _Stay:
             self._visit.flush(_FLUSH_S)
         return not self._segments
 
-    def _obey(self, command: Mapping[str, Any], carrier: ThreadPoolExecutor, answerers: ThreadPoolExecutor) -> None:
+    def _obey(self, command: Mapping[str, Any], answerers: ThreadPoolExecutor) -> None:
         if "begin" in command:
             segment = segment_from_json(command["begin"])
-            if not self._is_shared:
+            if self._carrier is not None:
                 segment = replace(segment, folder=self._worker._folder / segment.folder)
             self._segments[segment.trial, segment.number] = segment
-            if self._depot is None or segment.start == 0:
+            if self._carrier is None or segment.start == 0:
                 self._begin(segment)
             else:
-                carrier.submit(self._fetch, segment, self._depot)
+                self._carrier.fetch(segment).add_done_callback(partial(self._fetched, segment))
         elif "fetched" in command:
             self._begin(command["fetched"])
         elif "cancel" in command:
@@ -234,23 +226,34 @@ class _Stay:
         if key in self._asked:
             self._executor.cancel(segment.trial, self._asked[key])
 
-    def _give_up(self, segment: Segment, error: Exception) -> None:
+    def _fetched(self, segment: Segment, fetched: Future[None]) -> None:
+        if fetched.cancelled():
+            return
+        if (error := fetched.exception()) is None:
+            self._visit.command({"fetched": segment})
+        else:
+            self._give_up(segment, error)
+
+    def _give_up(self, segment: Segment, error: BaseException) -> None:
         self._segments.pop((segment.trial, segment.number), None)
         self._visit.tell({"lost": [segment.trial, segment.number], "why": str(error)})
 
-    def _hear(self, event: Reported | Ended, carrier: ThreadPoolExecutor) -> None:
-        segment = self._segments[event.trial, event.segment]
+    def _hear(self, event: Reported | Ended) -> None:
         if isinstance(event, Reported):
             self._visit.tell({"event": event_to_json(event)})
-        elif self._depot is None:
-            self._end(segment, event)
+        elif self._carrier is None:
+            self._end(event)
         else:
-            carrier.submit(self._carry_end, segment, event, self._depot)
+            self._carrier.end(self._segments[event.trial, event.segment], event).add_done_callback(self._carried)
 
-    def _end(self, segment: Segment, event: Ended) -> None:
+    def _carried(self, ended: Future[Ended]) -> None:
+        if not ended.cancelled():
+            self._end(ended.result())
+
+    def _end(self, event: Ended) -> None:
         self._visit.tell({"event": event_to_json(event)})
-        del self._segments[segment.trial, segment.number]
-        self._asked.pop((segment.trial, segment.number), None)
+        del self._segments[event.trial, event.segment]
+        self._asked.pop((event.trial, event.segment), None)
         self.wake()
 
     def _answer(self, command: Mapping[str, Any], say: Callable[[], str | None]) -> None:
@@ -262,64 +265,11 @@ class _Stay:
 
     def _recover(self, started: str, folder: str, objective: str, slot: str, now: float) -> str | None:
         """What became of a segment that ran on this machine, for an earlier controller; None if it did not run here."""
-        if self._is_shared:
+        if self._carrier is None:
             return seat.recover(started, folder, objective, slot, now)
-        event = event_from_json(json.loads(started))
-        assert isinstance(event, Started)
-        own = self._worker._folder / carried_as(Path(folder))
-        orders = SegmentFolder(own, event.segment).read_orders()
-        if orders is None or self._depot is None:
-            return None
-        *late, ended = events_from_text(seat.recover(started, str(own), objective, slot, now))
-        assert isinstance(ended, Ended)
-        return events_to_text([*late, self._carried_end(orders.segment, ended, self._depot)])
+        return seat.recover_own(started, folder, objective, slot, now, self._worker._folder, self._carrier)
 
-    # Checkpoints that are carried; these run in threads of their own
-
-    def _fetch(self, segment: Segment, depot: Depot) -> None:
-        try:
-            files = SegmentFolder(segment.folder, segment.number)
-            files.checkpoint_dir.mkdir(parents=True, exist_ok=True)
-            if segment.start not in dict(checkpoints(files.checkpoint_dir)):
-                depot.get(segment, f"step-{segment.start}.ckpt")
-        except (FrugalError, OSError) as error:
-            self._give_up(segment, error)
-        else:
-            self._visit.command({"fetched": segment})
-
-    def _carry_new(self, carrier: ThreadPoolExecutor) -> None:
-        """Carry new checkpoints of what runs, so that no more is lost with this machine than what came after them."""
-        if self._depot is None or time.monotonic() < self._look_at:
-            return
-        self._look_at = time.monotonic() + _LOOK_S
-        for segment in self._segments.values():
-            # Not that of the last step: until its report is there as well, it may have to be done again.
-            carrier.submit(self._carry, segment, self._depot, segment.until - 1)
-
-    def _carry(self, segment: Segment, depot: Depot, most: int) -> int:
-        """Carry the newest checkpoint of a segment up to step `most`, if it was not carried yet; returns its step."""
-        key = segment.trial, segment.number
-        found = newest(SegmentFolder(segment.folder, segment.number).checkpoint_dir, most)
-        if found is not None and found[0] > self._carried.get(key, segment.start):
-            with contextlib.suppress(FileNotFoundError):  # the job has saved a newer one meanwhile
-                depot.put(segment, found[1])
-                self._carried[key] = found[0]
-        return self._carried.get(key, segment.start)
-
-    def _carry_end(self, segment: Segment, event: Ended, depot: Depot) -> None:
-        event = self._carried_end(segment, event, depot)
-        with contextlib.suppress(KeyError):
-            self._end(segment, event)
-
-    def _carried_end(self, segment: Segment, event: Ended, depot: Depot) -> Ended:
-        """The end of a segment, with the checkpoint that is where others can get it."""
-        while not self._visit.why_over:
-            try:
-                return replace(event, checkpoint=self._carry(segment, depot, event.checkpoint))
-            except (UnreachableError, BusyError):
-                time.sleep(_AGAIN_S)
-            except (FrugalError, OSError) as error:
-                last = self._carried.get((segment.trial, segment.number), segment.start)
-                message = f"{event.message}; its checkpoint cannot be carried: {error}".lstrip("; ")
-                return replace(event, checkpoint=last, message=message)
-        return event
+    def _depot(self, terms: Mapping[str, Any]) -> Depot:
+        if "://" in terms["folders"]:
+            return ObjectDepot(terms["folders"])
+        return HttpDepot(self._worker._call(_ANSWER_S), self._visit.session, int(terms["most_bytes"]))

@@ -20,12 +20,15 @@ from typing import Any
 
 import frugalbo
 from frugalbo.errors import ExecutorError, FrugalError
+from frugalbo.executors.carrier import Carrier
+from frugalbo.executors.depots import carried_as
 from frugalbo.executors.local import LocalExecutor
-from frugalbo.executors.messages import events_to_text, segment_from_json
+from frugalbo.executors.messages import events_from_text, events_to_text, segment_from_json
 from frugalbo.executors.recovery import recover_segment
+from frugalbo.executors.segments import SegmentFolder
 from frugalbo.problem import Problem
 from frugalbo.slot import Slot
-from frugalbo.study import Outcome, Started, event_from_json
+from frugalbo.study import Ended, Outcome, Started, event_from_json
 
 _SHARED_S = 4.0  # a network file system may need seconds to show a new file
 
@@ -135,6 +138,24 @@ def recover(started: str, folder: str, objective: str, slot: str, now: float) ->
     assert isinstance(event, Started)
     slots = [Slot(**json.loads(slot))]
     return events_to_text(recover_segment(event, Path(folder), objective=objective, slots=slots, now=now))
+
+
+def recover_own(
+    started: str, folder: str, objective: str, slot: str, now: float, root: Path, carrier: Carrier
+) -> str | None:
+    """The same for one that ran in a folder of this machine's own, below `root`; None if it did not run there.
+
+    Its checkpoint is carried to where others can get it.
+    """
+    event = event_from_json(json.loads(started))
+    assert isinstance(event, Started)
+    own = root / carried_as(Path(folder))
+    orders = SegmentFolder(own, event.segment).read_orders()
+    if orders is None:
+        return None
+    *late, ended = events_from_text(recover(started, str(own), objective, slot, now))
+    assert isinstance(ended, Ended)
+    return events_to_text([*late, carrier.end(orders.segment, ended).result()])
 
 
 def _root(root: str, sent: str | None) -> str:
