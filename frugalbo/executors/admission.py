@@ -67,5 +67,5 @@ def probing(folder: Path, mark: str) -> Iterator[Path]:
 
 def not_shared(folder: Path, where: str) -> ExecutorError:
     """What to say of a folder that another machine does not see."""
-    remedy = "give storage that all machines see under the same path"
+    remedy = "give storage that all machines see under the same path, or a URL as folders"
     return ExecutorError(f"expected {folder} on {where} as it is here: {remedy}")

@@ -11,7 +11,7 @@
 | `ray:auto`, `ray:10.0.0.1:6379` | the Ray cluster that runs on this machine, or at that address |
 | `slurm`, `slurm:gpu` | jobs of the Slurm cluster that this machine belongs to, in its default partition or that one |
 | `cluster.toml` | a file with `name = "http"`, and options of `HttpExecutor`, such as `listen` and `token_file` |
-| | or with `name = "ray"`, and `address`, `labels`, `runtime_env` or `patience_s` of `RayExecutor` |
+| | or with `name = "ray"`, and `address`, `folders`, `labels` and other options of `RayExecutor` |
 | | or with `name = "slurm"`, and `partition`, `partitions`, `sbatch` or `python` of `SlurmExecutor` |
 """
 
@@ -33,7 +33,7 @@ BACKENDS = ("local", "http", "ray", "slurm")
 _OPTIONS = {
     "local": (),
     "http": ("listen", "token_file", "folders", "workers", "lease_s", "patience_s", "most_bytes"),
-    "ray": ("address", "labels", "runtime_env", "patience_s"),
+    "ray": ("address", "folders", "folder", "labels", "runtime_env", "patience_s"),
     "slurm": ("partition", "partitions", "sbatch", "python"),
 }
 

@@ -1,10 +1,10 @@
-"""Where workers that share no folder put checkpoints, and get them from: their controller, or storage of objects."""
+"""Where machines that share no folder put checkpoints, and get them from: their controller, or storage of objects."""
 
 from __future__ import annotations
 
 import hashlib
 import shutil
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -125,6 +125,19 @@ def newest_step(folders: str, trial_folder: Path, until: int) -> int:
         return ObjectDepot(folders).newest(carried_as(trial_folder), until)
     found = newest(SegmentFolder(trial_folder, 0).checkpoint_dir, until)
     return found[0] if found else 0
+
+
+def refuse_folders(folders: str, *, known: Sequence[str]) -> None:
+    """Refuse what is neither one of the words that are `known` nor a URL that can be used for checkpoints.
+
+    Raises:
+        ExecutorError: If it is that.
+    """
+    if "://" in folders:
+        ObjectDepot(folders)
+    elif folders not in known:
+        words = ", ".join(map(repr, known))
+        raise ExecutorError(f"expected folders to be {words} or a URL of fsspec, got {folders!r}")
 
 
 def _filesystem(url: str) -> tuple[Any, str]:

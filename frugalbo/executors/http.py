@@ -33,13 +33,14 @@ from frugalbo.errors import ExecutorError, FrugalWarning, StudyError
 from frugalbo.executors import seat
 from frugalbo.executors.admission import not_shared, probing, refuse_in_memory, refuse_running, refuse_unfit
 from frugalbo.executors.base import Segment
-from frugalbo.executors.depots import carried_as
+from frugalbo.executors.depots import refuse_folders
 from frugalbo.executors.http_desk import Desk
 from frugalbo.executors.http_lost import Answers, result_of, what_became_of
 from frugalbo.executors.http_registry import Message, Worker
 from frugalbo.executors.lost import Lost, Running
 from frugalbo.executors.messages import confirm, segment_to_json
-from frugalbo.executors.segments import ReportWriter, SegmentFolder, absolute, clean
+from frugalbo.executors.segments import absolute, clean
+from frugalbo.executors.unseen import handed_out, note
 from frugalbo.pool import Pool
 from frugalbo.problem import Problem
 from frugalbo.slot import Slot
@@ -108,8 +109,7 @@ class HttpExecutor:
             raise ExecutorError(
                 f"expected a lease above 0 s, workers, bytes, got {lease_s!r}, {workers!r}, {most_bytes!r}"
             )
-        if folders not in ("shared", "sent") and "://" not in folders:
-            raise ExecutorError(f"expected folders to be 'shared', 'sent' or a URL of fsspec, got {folders!r}")
+        refuse_folders(folders, known=("shared", "sent"))
         self._problem, self._workers, self._patience_s = problem, workers, patience_s
         self._desk = Desk(
             listen=listen, token_file=token_file, folders=folders, lease_s=lease_s, margin_s=grace_s + _MARGIN_S,
@@ -188,13 +188,11 @@ class HttpExecutor:
         if place.worker is not None and self._is_shared:
             self._check_shared(place, place.worker, segment.folder.parent)
         place.running = Running(segment, time.monotonic(), self.now(), segment.start)
-        if not self._is_shared:
-            SegmentFolder(segment.folder, segment.number).create()
+        own = segment if self._is_shared else handed_out(segment)
         if (worker := place.worker) is None:
             self._lose(place, "its worker was lost before it began", "")
             return
         self._desk.granted[worker.session, segment.trial, segment.number] = segment.folder
-        own = segment if self._is_shared else replace(segment, folder=carried_as(segment.folder))
         self._desk.registry.tell(worker, {"begin": segment_to_json(own)})
 
     def cancel(self, trial: int, outcome: Outcome = Outcome.STOPPED) -> None:
@@ -231,7 +229,7 @@ class HttpExecutor:
         refuse_running(started, {p.slot.name: p.running.segment for p in self._running() if p.running})
         slot = next((p.slot for p in self._sorted() if p.slot.name == started.slot), Slot(started.slot, "cpu", 0))
         lost = Lost(started, folder.resolve(), slot, self._problem.objective.metric, self._grace_s)
-        return what_became_of(lost, self._answers(), now=self.now, elapsed_s=None)
+        return what_became_of(lost, self._answers(), now=self.now)
 
     # Workers
 
@@ -358,23 +356,20 @@ class HttpExecutor:
         """Hand on the events of a segment; stamps are put between its start and now, whatever clock they are of."""
         running = place.running
         assert running is not None
-        files = SegmentFolder(running.segment.folder, running.segment.number)
         for event in events:
             event = replace(event, at=min(max(event.at, running.at), self.now()))
             if isinstance(event, Reported) and running.last < event.step <= running.segment.until:
                 running.last = event.step
                 self._events.append(event)
                 if not self._is_shared:
-                    writer = ReportWriter(files.reports)
-                    writer.write(event.step, event.metrics, event.at)
-                    writer.close()
+                    note(running.segment, event)
             elif isinstance(event, Ended) and place.running is not None:
                 if event.outcome == Outcome.INTERRUPTED and running.asked is None and running.finding_out is None:
                     cause = Cause.PREEMPTED if running.segment.slot.preemptible else Cause.INFRASTRUCTURE
                     event = replace(event, cause=cause, message="its worker was stopped")
                 ended = confirm(event, running.segment, time.monotonic() - running.submitted)
                 if not self._is_shared:
-                    files.write_receipt(ended)
+                    note(running.segment, ended)
                 self._events.append(ended)
                 place.running = None
                 self._desk.release(event.trial, event.segment)
@@ -391,20 +386,9 @@ class HttpExecutor:
         """Find out what became of a segment, beside the others."""
         running = place.running
         assert running is not None
-        lost = Lost.of(
-            running.segment,
-            self._problem.objective.metric,
-            self._grace_s,
-            at=running.at,
-            last=running.last,
-            asked=running.asked,
-            why=why,
-            preempted=running.segment.slot.preemptible,
-            node=node,
-        )
-        elapsed_s = time.monotonic() - running.submitted
+        lost = running.lost(self._problem.objective.metric, self._grace_s, why=why, node=node)
         running.finding_out = self._finders.submit(
-            what_became_of, lost, self._answers(), now=self.now, elapsed_s=elapsed_s
+            what_became_of, lost, self._answers(), now=self.now, submitted=running.submitted
         )
 
     def _drain(self, timeout_s: float) -> None:

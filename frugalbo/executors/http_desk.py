@@ -10,7 +10,6 @@ from typing import Any
 
 from frugalbo.errors import ExecutorError, PoolError
 from frugalbo.executors.carried import Arrivals
-from frugalbo.executors.depots import ObjectDepot
 from frugalbo.executors.http_registry import BusyError, GoneError, Message, Registry
 from frugalbo.executors.http_server import Server
 from frugalbo.executors.http_token import read_listen, read_token
@@ -47,8 +46,6 @@ class Desk:
         if text := next((pool for pool in pools if isinstance(pool.devices, str)), None):
             expected = "workers bring their devices, expected how many at most"
             raise PoolError(f"pool {text.name!r}: {expected}, got {text.devices!r}")
-        if "://" in folders:
-            ObjectDepot(folders)  # refuses what cannot be used
         self._address = read_listen(listen, token_file)
         self._token = None if token_file is None else read_token(token_file, make=True)
         self.folders, self.lease_s, self._most_bytes = folders, lease_s, most_bytes

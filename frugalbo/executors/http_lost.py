@@ -6,16 +6,13 @@ import time
 from collections.abc import Callable
 from concurrent.futures import Future
 from concurrent.futures import wait as wait_for
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
-from frugalbo.executors.depots import newest_step
 from frugalbo.executors.http_desk import Desk
 from frugalbo.executors.http_registry import Worker
-from frugalbo.executors.lost import Lost, explained, find_out
-from frugalbo.executors.messages import events_from_text
-from frugalbo.executors.recovery import charge, end_unseen, segment_of
-from frugalbo.executors.segments import ReportReader, SegmentFolder
-from frugalbo.study import Ended, Event, Outcome
+from frugalbo.executors.lost import Lost, find_out
+from frugalbo.executors.unseen import find_out_unseen
+from frugalbo.study import Event
 
 _ANSWER_S = 30.0  # what a worker may need above the grace to end what is left of a segment, and say so
 
@@ -59,39 +56,23 @@ class Answers:
         return self.desk.registry.ask(worker, {"recover": list(lost.question(now))})
 
 
-def what_became_of(lost: Lost, answers: Answers, *, now: Callable[[], float], elapsed_s: float | None) -> list[Event]:
+def what_became_of(
+    lost: Lost, answers: Answers, *, now: Callable[[], float], submitted: float | None = None
+) -> list[Event]:
     """Its late reports and its end.
 
     With shared folders, they tell, once it leaves no sign of life there any more. Without, a worker is asked if it is
-    the controller that died. One that was lost is charged from when it was submitted until its session ended, at most
+    the controller that died. One that was lost is charged from when it was `submitted` until its session ended, at most
     its cap: by then its worker has ended it.
     """
-    if answers.desk.folders == "shared":
-        return find_out(
-            lost, ask=lambda machine: answers.of_machine(machine, lost, now()), now=now, elapsed_s=elapsed_s
-        )
-    started, files = lost.started, SegmentFolder(lost.folder, lost.started.segment)
-    reports = ReportReader(files, started.trial, started.start, started.until).read()
-    receipt = files.read_receipt()
-    said = answers.of_anyone(lost, now()) if receipt is None and elapsed_s is None else None
-    if receipt is not None:
-        return [*reports, receipt]
-    if said is not None:
-        *late, ended = events_from_text(said)
-        assert isinstance(ended, Ended)
-        return [*late, explained(lost, ended)]
-    segment = segment_of(started, lost.folder, [lost.slot])
-    ended = end_unseen(
-        segment,
-        files,
-        lost.objective,
-        used=charge(started, segment, max(0.0, now() - started.at) if elapsed_s is None else elapsed_s),
-        at=now(),
-        cancelled=lost.asked == Outcome.STOPPED,
-        checkpoint=newest_step(answers.desk.folders, lost.folder, started.until),
-    )
-    late = [report for report in reports if report.step > lost.last]
-    return [*late, explained(lost, replace(ended, log_tail=""))]
+    if answers.desk.folders != "shared":
+
+        def ask() -> str | None:
+            return answers.of_anyone(lost, now()) if submitted is None else None
+
+        return find_out_unseen(lost, answers.desk.folders, ask=ask, now=now, submitted=submitted)
+    elapsed_s = None if submitted is None else time.monotonic() - submitted
+    return find_out(lost, ask=lambda machine: answers.of_machine(machine, lost, now()), now=now, elapsed_s=elapsed_s)
 
 
 def result_of(said: Future[str | None], timeout_s: float) -> str | None:

@@ -46,6 +46,14 @@ class Running:
     asked: Outcome | None = None
     finding_out: Future[list[Event]] | None = None
 
+    def lost(self, objective: str, grace_s: float, *, why: str, node: str, preempted: bool = False) -> Lost:
+        """That nothing more is heard of it."""
+        preempted = preempted or self.segment.slot.preemptible
+        return Lost.of(
+            self.segment, objective, grace_s,
+            at=self.at, last=self.last, asked=self.asked, why=why, preempted=preempted, node=node,
+        )  # fmt: skip
+
 
 @dataclass(frozen=True, slots=True)
 class Lost:

@@ -2,15 +2,16 @@
 
     controller -> actor (one a slot) -> template -> supervisor (one a segment) -> job
 
-The actor holds the slot's resources, wherever Ray finds them; below it all is as on one machine,
-with the supervisor's caps, cost and receipts. Trials' folders must be seen by all nodes under one path.
+The actor holds the slot's resources, wherever Ray finds them; below it all is as on one machine, with the supervisor's
+caps, cost and receipts. Trials' folders are shared (`folders="shared"`: all nodes see them under one path), or nodes
+keep folders of their own and carry checkpoints to a URL of fsspec, such as `"s3://bucket/run"`.
 
 | who is killed | what happens |
 |---|---|
 | the job, a supervisor, the template | as in `frugalbo.executors.local`; the seat says so |
-| an actor | its supervisor ends the job as if the controller had died; the controller reads the receipt |
-| a node | the same; where nobody is left to write a receipt it is charged up to its last sign of life |
-| the controller | Ray ends its actors; `recover` reads the receipts |
+| an actor | its supervisor ends the job as if the controller had died; its receipt is read, or its node asked for it |
+| a node | the same; where nobody is left to say, it is charged up to its last sign of life, or until it was lost |
+| the controller | Ray ends its actors; `recover` reads the receipts, or asks the nodes |
 
 All of these but the first are infrastructure: the segment is interrupted, not failed.
 """
@@ -33,12 +34,15 @@ from frugalbo.executors import seat
 from frugalbo.executors.admission import refuse_in_memory, refuse_running, refuse_unfit
 from frugalbo.executors.base import Segment
 from frugalbo.executors.cluster_slots import cluster_pool_slots, cluster_slots
-from frugalbo.executors.lost import Lost, Running, find_out
+from frugalbo.executors.depots import refuse_folders
+from frugalbo.executors.lost import Lost, Running
 from frugalbo.executors.messages import confirm, events_from_text, segment_to_json
 from frugalbo.executors.nodes import Nodes, back_off_s
-from frugalbo.executors.ray_cluster import Cluster, requests
+from frugalbo.executors.ray_cluster import Cluster, requests, sent_along
+from frugalbo.executors.ray_lost import Folders, what_became_of
 from frugalbo.executors.ray_places import Place, reason, refuse_for_good, shares
 from frugalbo.executors.segments import absolute
+from frugalbo.executors.unseen import handed_out, note
 from frugalbo.pool import Pool
 from frugalbo.problem import Problem
 from frugalbo.slot import Slot
@@ -50,7 +54,6 @@ _CHOOSY_S = 20.0  # how long a seat is asked for on other nodes than those that 
 _GATHER_S = 10.0  # how long the first seat waits for the others before the run begins
 _EXIT_S = 10.0  # what seats may need above the grace to end their jobs, when the executor is left
 _PATIENCE_S = 60.0  # a seat that has said nothing so long after the cap hangs
-_RECOVER_S = 60.0  # what a node may need above the grace to say what became of a segment
 _THREADS = 4  # of a seat: one runs, one lives, two to cancel and to look
 
 
@@ -61,6 +64,9 @@ class RayExecutor:
         devices: Which slots, as for `cluster_slots`; all GPUs of the cluster, or else cores, if not given.
         pools: In the place of `devices` and their price.
         address: As for `ray_cluster.Cluster`.
+        folders: `"shared"`, or a URL of fsspec; see the module.
+        folder: Where nodes keep trials' checkpoints and logs, where folders are not shared; `~` and variables of the
+            node's environment stand for what they are there.
         labels: Of each pool, the labels that its nodes carry in Ray, such as `{"spot": {"market": "spot"}}`.
         runtime_env: As for `ray.init`; a job below its `working_dir` is run from the copy that Ray sends along.
         patience_s: How long to wait for a slot that the cluster does not have (it may grow), before going on without.
@@ -68,7 +74,8 @@ class RayExecutor:
         preload: As for `LocalExecutor`.
 
     Raises:
-        ExecutorError: On entering, if there is no such cluster, the job cannot be loaded, or no slot is to be had.
+        ExecutorError: If checkpoints cannot be carried there; on entering, if there is no such cluster, the job cannot
+            be loaded, or no slot is to be had.
         ProblemError: If the job is a function that only this process has.
     """
 
@@ -80,6 +87,8 @@ class RayExecutor:
         dollars_per_hour: float = 0.0,
         pools: Sequence[Pool] | None = None,
         address: str | None = None,
+        folders: str = "shared",
+        folder: str = "~/.frugalbo/worker",
         labels: Mapping[str, Mapping[str, str]] | None = None,
         runtime_env: Mapping[str, Any] | None = None,
         patience_s: float = 300.0,
@@ -87,6 +96,8 @@ class RayExecutor:
         preload: Sequence[str] = ("torch",),
     ) -> None:
         refuse_in_memory(problem)
+        refuse_folders(folders, known=("shared",))
+        self._folders = Folders(folders, folder)
         self._problem = problem
         self._devices, self._dollars_per_hour, self._pools = devices, dollars_per_hour, pools
         self._address = address
@@ -147,7 +158,7 @@ class RayExecutor:
     def __exit__(self, *exc: object) -> None:
         """End all that runs; what became of it can still be had from `wait`."""
         try:
-            give_up = time.monotonic() + self._grace_s + _EXIT_S
+            give_up = time.monotonic() + self._grace_s + _EXIT_S + self._folders.carry_s
             for place in self._places:
                 if place.running is not None:
                     self._ask(place, Outcome.INTERRUPTED)
@@ -175,11 +186,13 @@ class RayExecutor:
         if place is None or not place.is_ready:
             raise ExecutorError(f"slot {segment.slot.name!r} is not free: it has no node now")
         segment = absolute(segment)
-        if not shares(self._cluster.ray, place, segment.folder.parent, self._run):
-            return self._begin_nothing(place, segment)
+        own = segment if self._folders.is_shared else handed_out(segment)
+        is_lost = self._folders.is_shared and not shares(self._cluster.ray, place, segment.folder.parent, self._run)
         place.running = Running(segment, time.monotonic(), self.now(), segment.start)
-        place.poll = place.actor.begin.remote(json.dumps(segment_to_json(segment)), _POLL_S)
-        return None
+        if is_lost:
+            self._lose(place, "its node was lost before it began")
+        else:
+            place.poll = place.actor.begin.remote(json.dumps(segment_to_json(own)), _POLL_S)
 
     def cancel(self, trial: int, outcome: Outcome = Outcome.STOPPED) -> None:
         """Ask a running trial to end; one that reached its end meanwhile is still `COMPLETED` or `PAUSED`."""
@@ -212,7 +225,9 @@ class RayExecutor:
         """
         refuse_running(started, self._segments())
         slot = next((p.slot for p in self._places if p.slot.name == started.slot), Slot(started.slot, "cpu", 0))
-        return self._find_out(Lost(started, folder.resolve(), slot, self._problem.objective.metric, self._grace_s))
+        assert self._cluster is not None
+        lost = Lost(started, folder.resolve(), slot, self._problem.objective.metric, self._grace_s)
+        return what_became_of(lost, self._cluster, self._folders, now=self.now)
 
     def _segments(self) -> dict[str, Segment]:
         return {place.slot.name: place.running.segment for place in self._places if place.running is not None}
@@ -249,9 +264,10 @@ class RayExecutor:
         place.choosy_until = time.monotonic() + _CHOOSY_S if avoided else math.inf
         asked = requests(place.slot, self._labels.get(place.slot.pool, {}), avoided)
         place.actor = ray.remote(RaySeat).options(max_concurrency=_THREADS, max_restarts=0, **asked).remote()
-        sent = self._runtime_env.get("working_dir")
-        sent = str(Path(sent).resolve()) if sent and "://" not in sent else None
-        order = seat.order(self._problem, place.slot, grace_s=self._grace_s, preload=self._preload, sent=sent)
+        order = seat.order(
+            self._problem, place.slot, grace_s=self._grace_s, preload=self._preload,
+            sent=sent_along(self._runtime_env), depot=self._folders.depot,
+        )  # fmt: skip
         place.opening = place.actor.open.remote(json.dumps(order))
 
     def _opened(self, place: Place, said: str) -> None:
@@ -275,37 +291,13 @@ class RayExecutor:
         place.since = time.monotonic()
         place.due = place.since + back_off_s(place.failures)
         if running is not None and running.finding_out is None:
-            lost = Lost.of(
-                running.segment,
-                self._problem.objective.metric,
-                self._grace_s,
-                at=running.at,
-                last=running.last,
-                asked=running.asked,
-                why=why,
-                preempted=preempted or running.segment.slot.preemptible,
-                node=node,
+            objective = self._problem.objective.metric
+            lost = running.lost(objective, self._grace_s, why=why, node=node, preempted=preempted)
+            running.finding_out = self._finders.submit(
+                what_became_of, lost, self._cluster, self._folders, now=self.now, submitted=running.submitted
             )
-            running.finding_out = self._finders.submit(self._find_out, lost, running.submitted)
-
-    def _find_out(self, lost: Lost, submitted: float | None = None) -> list[Event]:
-        """What became of a lost segment, asking the machine that it ran on if that is there."""
-        cluster = self._cluster
-        assert cluster is not None
-
-        def ask(machine: str) -> str | None:
-            patience_s = self._grace_s + _RECOVER_S
-            return cluster.call_on(machine, seat.recover, *lost.question(self.now()), timeout_s=patience_s)
-
-        elapsed_s = None if submitted is None else time.monotonic() - submitted
-        return find_out(lost, ask=ask, now=self.now, elapsed_s=elapsed_s)
 
     # Segments
-
-    def _begin_nothing(self, place: Place, segment: Segment) -> None:
-        """The seat was lost before the segment could begin."""
-        place.running = Running(segment, time.monotonic(), self.now(), segment.start)
-        self._lose(place, "its node was lost before it began")
 
     def _ask(self, place: Place, outcome: Outcome) -> None:
         running = place.running
@@ -322,7 +314,8 @@ class RayExecutor:
         for place in self._places:
             running = place.running
             is_heard = place.is_ready and running and running.finding_out is None
-            if running and is_heard and now > running.submitted + running.segment.cap_s + _PATIENCE_S:
+            patience_s = _PATIENCE_S + self._folders.carry_s
+            if running and is_heard and now > running.submitted + running.segment.cap_s + patience_s:
                 self._lose(place, "its seat said nothing long after the cap")
             if place.actor is None and now >= place.due:
                 self._open(place)
@@ -375,13 +368,17 @@ class RayExecutor:
             event = replace(event, at=min(max(event.at, running.at), self.now()))
             if isinstance(event, Reported) and event.step > running.last:
                 running.last = event.step
-                self._events.append(event)
             elif isinstance(event, Ended):
-                self._events.append(confirm(event, running.segment, time.monotonic() - running.submitted))
+                event = confirm(event, running.segment, time.monotonic() - running.submitted)
                 place.running = None
                 if not is_lost:
                     place.failures = 0
                     self._nodes.note(place.node, well=True)
+            else:
+                continue
+            if not self._folders.is_shared:
+                note(running.segment, event)
+            self._events.append(event)
 
     def _close(self) -> None:
         """Leave nothing."""

@@ -7,12 +7,14 @@ as it is, and left alone.
 
 from __future__ import annotations
 
+import contextlib
 import os
 import shutil
 import socket
 import sys
 import tempfile
-from collections.abc import Callable, Iterator, Mapping, Sequence
+import time
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from types import ModuleType
@@ -110,17 +112,32 @@ class Cluster:
     def call_on(self, machine: str, function: Callable[..., str], *args: object, timeout_s: float) -> str | None:
         """What a function of ours says on a node of a machine (as `processes.machine` says); None if none is there."""
         for node in self.alive_nodes():
-            if self._call(node, _machine, (), timeout_s) == machine:
-                return self._call(node, function, args, timeout_s)
+            if self.ask(_machine, nodes=[node], timeout_s=timeout_s) == machine:
+                return self.ask(function, *args, nodes=[node], timeout_s=timeout_s)
         return None
 
-    def _call(self, node: str, function: Callable[..., str], args: Sequence[object], timeout_s: float) -> str | None:
+    def ask(
+        self, function: Callable[..., str | None], *args: object, nodes: Collection[str] | None = None, timeout_s: float
+    ) -> str | None:
+        """What a function of ours says on the first of `nodes` on which it says anything; of all nodes, if not given.
+
+        They are asked at once. None if none of those that are there says anything in time.
+        """
+        alive = self.alive_nodes()
+        waiting = [self._call(node, function, args) for node in alive if nodes is None or node in nodes]
+        give_up = time.monotonic() + timeout_s
+        while waiting and (left := give_up - time.monotonic()) > 0:
+            ready, waiting = self.ray.wait(waiting, timeout=left)
+            for answer in ready:
+                with contextlib.suppress(self.ray.exceptions.RayError):
+                    if (said := self.ray.get(answer)) is not None:
+                        return said
+        return None
+
+    def _call(self, node: str, function: Callable[..., str | None], args: Sequence[object]) -> Any:  # noqa: ANN401
         where = self.ray.util.scheduling_strategies.NodeAffinitySchedulingStrategy(node, soft=False)
         task = self.ray.remote(function).options(num_cpus=0, max_retries=0, scheduling_strategy=where)
-        try:
-            return self.ray.get(task.remote(*args), timeout=timeout_s)
-        except (self.ray.exceptions.RayError, self.ray.exceptions.GetTimeoutError):
-            return None
+        return task.remote(*args)
 
     def total(self, resource: str) -> float:
         """How much of `"CPU"` or `"GPU"` there is in the whole cluster."""
@@ -134,6 +151,12 @@ def requests(slot: Slot, labels: Mapping[str, str], avoided: Sequence[str]) -> d
         selector["ray.io/node-id"] = f"!in({','.join(avoided)})"
     asked: dict[str, Any] = {"num_cpus": slot.threads, "num_gpus": slot.devices if slot.kind == "cuda" else 0}
     return asked | ({"label_selector": selector} if selector else {})
+
+
+def sent_along(runtime_env: Mapping[str, Any]) -> str | None:
+    """The folder of the controller that Ray copies to where its work runs, if it does."""
+    folder = runtime_env.get("working_dir")
+    return str(Path(folder).resolve()) if folder and "://" not in folder else None
 
 
 def _machine() -> str:

@@ -43,6 +43,16 @@ class TestRay(ExecutorConformance):
         return RayExecutor(problem, devices="cpu:2", preload=())
 
 
+class TestRayWithoutSharedFolders(TestRay):
+    @pytest.fixture(autouse=True)
+    def where(self, tmp_path):
+        pytest.importorskip("fsspec")
+        self.folders, self.folder = f"file://{tmp_path}/objects", str(tmp_path / "node")
+
+    def make(self, problem: Problem) -> RayExecutor:
+        return RayExecutor(problem, devices="cpu:2", preload=(), folders=self.folders, folder=self.folder)
+
+
 def test_a_cluster_of_our_own_listens_on_the_loopback_alone(cluster):
     own = {process.pid for process in processes.everyone() if process.name.startswith(("raylet", "gcs_server"))}
     own = {pid for pid in own if str(cluster.folder).encode() in Path(f"/proc/{pid}/cmdline").read_bytes()}

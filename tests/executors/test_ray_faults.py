@@ -30,8 +30,8 @@ STEPS = 20_000  # minutes of work: a segment must not end before it is killed
 
 
 @pytest.fixture
-def cluster():
-    """A head without cores, and two nodes of one core each; yields the nodes."""
+def cluster(tmp_path):
+    """A head without cores, and two nodes of one core each, with a folder each in NODE_FOLDER; yields the nodes."""
     from ray.cluster_utils import Cluster
 
     from frugalbo.executors.ray_cluster import _OURS
@@ -42,7 +42,9 @@ def cluster():
     memory = 80 * 2**20
     cluster = Cluster(initialize_head=True, head_node_args={"num_cpus": 0, "object_store_memory": memory})
     try:
-        nodes = [cluster.add_node(num_cpus=1, object_store_memory=memory, wait=False) for _ in range(2)]
+        folders = [{"NODE_FOLDER": str(tmp_path / f"node-{i}")} for i in range(2)]
+        own = {"num_cpus": 1, "object_store_memory": memory, "wait": False}
+        nodes = [cluster.add_node(env_vars=env_vars, **own) for env_vars in folders]
         cluster.wait_for_nodes(90)
         ray.init(address=cluster.address, log_to_driver=False, logging_level="ERROR")
         yield nodes
@@ -60,6 +62,36 @@ def submit_two(executor, folder):
         executor.submit(
             a_segment(folder / f"trial-{trial}", trial=trial, slot=slot, until=STEPS, planned=STEPS, cap_s=120.0)
         )
+
+
+def end_of(executor, events, trial, seconds=60.0):
+    give_up = time.monotonic() + seconds
+    while not any(isinstance(event, Ended) and event.trial == trial for event in events):
+        assert time.monotonic() < give_up
+        events += executor.wait(1.0)
+    return next(event for event in events if isinstance(event, Ended) and event.trial == trial)
+
+
+def until_room(executor, seconds=60.0):
+    give_up = time.monotonic() + seconds
+    while not executor.free_slots() and time.monotonic() < give_up:
+        executor.wait(0.5)
+    [slot] = executor.free_slots()
+    return slot
+
+
+def go_on(executor, folder, slot, ended):
+    """A trial goes on from its checkpoint to an end of its own."""
+    until = ended.checkpoint + 3
+    executor.submit(
+        a_segment(
+            folder / f"trial-{ended.trial}", trial=ended.trial, number=1, slot=slot, start=ended.checkpoint,
+            until=until, planned=until,
+        )
+    )  # fmt: skip
+    *reports, again = drain(executor, timeout_s=60)
+    assert [report.step for report in reports] == list(range(ended.checkpoint + 1, until + 1))
+    assert (again.outcome, again.checkpoint) == (Outcome.COMPLETED, until)
 
 
 def until_both_report(executor):
@@ -120,31 +152,73 @@ def test_a_lost_seat_and_a_lost_node_interrupt_their_segments_alone(cluster, tmp
         node = executor.nodes[executor.slots[1].name]
         [raylet] = [raylet_of(n) for n in cluster if n.unique_id == node or n._node_id == node]
         os.kill(raylet, signal.SIGKILL)
-        while not any(isinstance(event, Ended) and event.trial == 1 for event in events):
-            events += executor.wait(1.0)
+        end_of(executor, events, 1)
         check_lost(events, 1, tmp_path)
         assert all(gone_within(who, 5) for who in supervisors[1])
 
         # The node that is left runs both, one after the other, each from its checkpoint.
-        give_up = time.monotonic() + 60
-        while not executor.free_slots() and time.monotonic() < give_up:
-            executor.wait(0.5)
-        [slot] = executor.free_slots()
+        slot = until_room(executor)
         for trial in (0, 1):
-            ended = next(event for event in events if isinstance(event, Ended) and event.trial == trial)
-            until = ended.checkpoint + 3
-            executor.submit(
-                a_segment(
-                    tmp_path / f"trial-{trial}", trial=trial, number=1, slot=slot, start=ended.checkpoint,
-                    until=until, planned=until,
-                )
-            )  # fmt: skip
-            *reports, again = drain(executor, timeout_s=60)
-            assert [report.step for report in reports] == list(range(ended.checkpoint + 1, until + 1))
-            assert again.outcome == Outcome.COMPLETED
+            go_on(executor, tmp_path, slot, end_of(executor, events, trial))
 
 
-def test_a_run_whose_controller_is_killed_goes_on_as_if_it_had_paused(tmp_path):
+def test_nodes_that_share_no_folder_carry_checkpoints_and_a_lost_one_costs_what_came_after_the_last(cluster, tmp_path):
+    pytest.importorskip("fsspec")
+    from frugalbo.executors.depots import ObjectDepot, carried_as
+    from frugalbo.executors.ray import RayExecutor
+
+    run, objects = tmp_path / "run", f"file://{tmp_path}/objects"
+    problem = local_problem("steps_for_ever", steps=STEPS)
+    with RayExecutor(
+        problem, devices="cpu:2", preload=(), grace_s=1.0, folders=objects, folder="$NODE_FOLDER"
+    ) as executor:
+        nodes = [next(n for n in cluster if n.node_id == executor.nodes[slot.name]) for slot in executor.slots]
+        own = [tmp_path / f"node-{cluster.index(node)}" / carried_as(run / "trial-0").parent for node in nodes]
+        began = time.monotonic()
+        submit_two(executor, run)
+        events = until_both_report(executor)
+        carried, give_up = 0, time.monotonic() + 30
+        while not carried:
+            assert time.monotonic() < give_up
+            events += executor.wait(0.5)
+            carried = ObjectDepot(objects).newest(carried_as(run / "trial-1"), STEPS)
+        supervisors = [watchers(own[trial], trial) for trial in (0, 1)]
+        assert not list(run.rglob("*.ckpt"))
+
+        # A seat: its node is there, and says what became of the segment, up to the last step.
+        seat = SegmentFolder(own[0] / "trial-0", 0).read_orders().controller
+        os.kill(seat.pid, signal.SIGKILL)
+        first = end_of(executor, events, 0)
+        assert (first.outcome, first.cause) == (Outcome.INTERRUPTED, Cause.INFRASTRUCTURE)
+        steps = [event.step for event in events if isinstance(event, Reported) and event.trial == 0]
+        assert steps == list(range(1, len(steps) + 1))
+        assert len(steps) == SegmentFolder(own[0] / "trial-0", 0).reports.read_text().count("\n")
+        assert first.checkpoint >= steps[-1] - 1
+        assert first.used == SegmentFolder(own[0] / "trial-0", 0).read_receipt().used
+        assert all(gone_within(who, 5) for who in supervisors[0])
+        assert not any(isinstance(event, Ended) and event.trial == 1 for event in events)
+
+        # A node: nobody is left to say. The time until it was lost is charged; the depot has what was carried.
+        os.kill(raylet_of(nodes[1]), signal.SIGKILL)
+        os.waitpid(raylet_of(nodes[1]), 0)  # to a seat its raylet is there as long as it is a zombie of ours
+        second = end_of(executor, events, 1)
+        assert (second.outcome, second.cause) == (Outcome.INTERRUPTED, Cause.INFRASTRUCTURE)
+        assert carried <= second.checkpoint
+        steps = [event.step for event in events if isinstance(event, Reported) and event.trial == 1]
+        assert steps == list(range(1, len(steps) + 1))
+        assert all(gone_within(who, 5) for who in supervisors[1])
+        lived = SegmentFolder(own[1] / "trial-1", 0).read_receipt().used.device_seconds
+        assert lived <= second.used.device_seconds <= time.monotonic() - began
+
+        # The other node goes on with it. It has never seen it.
+        slot = until_room(executor)
+        go_on(executor, run, slot, second)
+        assert (own[0] / "trial-1" / "checkpoints" / f"step-{second.checkpoint + 3}.ckpt").exists()
+        go_on(executor, run, slot, first)
+
+
+@pytest.mark.parametrize("folders", ["shared", "objects"])
+def test_a_run_whose_controller_is_killed_goes_on_as_if_it_had_paused(tmp_path, folders):
     """kill -9 of the controller takes the cluster with it, as that was its own; `resume` finishes the run."""
     import frugalbo as fb
     from frugalbo.store import Store
@@ -152,8 +226,13 @@ def test_a_run_whose_controller_is_killed_goes_on_as_if_it_had_paused(tmp_path):
 
     script, storage = Path(__file__).parent / "ray_controller.py", tmp_path / "runs.db"
     env = {name: value for name, value in os.environ.items() if name != "RAY_ADDRESS"}
-    command = [sys.executable, str(script), str(tmp_path)]
-    controller = subprocess.Popen(command, env=env, start_new_session=True)
+    command, engine = [sys.executable, str(script), str(tmp_path)], "ray"
+    if folders == "objects":
+        pytest.importorskip("fsspec")
+        engine = str(tmp_path / "cluster.toml")
+        text = f'name = "ray"\nfolders = "file://{tmp_path}/objects"\nfolder = "{tmp_path}/node"\n'
+        Path(engine).write_text(text)
+    controller = subprocess.Popen([*command, engine], env=env, start_new_session=True)
     study, give_up = None, time.monotonic() + 200
     while time.monotonic() < give_up and controller.poll() is None:
         time.sleep(0.2)
@@ -186,7 +265,10 @@ def test_a_run_whose_controller_is_killed_goes_on_as_if_it_had_paused(tmp_path):
     assert study.ledger is not None
     account = study.ledger.balance()["evaluations"]
     assert (account.spent, account.held) == (6, 0)
-    for orders in tmp_path.rglob("processes.json"):
+    left = list(tmp_path.rglob("processes.json"))
+    assert len(left) >= 6
+    assert all((tmp_path / "node" in path.parents) == (folders == "objects") for path in left)
+    for orders in left:
         supervisor, job, _ = SegmentFolder(
             orders.parents[1], int(orders.parent.name.rpartition("-")[2])
         ).read_processes()
