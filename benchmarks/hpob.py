@@ -2,6 +2,9 @@
 
 The pools are in the wheel of `bocode` 1.0.1, unpacked in the folder that `BOCODE` names; nothing of it needs to be
 installed. Of the six spaces on which NAP is published these five have their pools there.
+
+Regrets are means over the seeds of a data set, then over the data sets of a space, then over spaces, as published.
+Gains on `ei` are means over data sets, with intervals of 95 % by resampling data sets; one race is one seed of one.
 """
 
 from __future__ import annotations
@@ -9,6 +12,7 @@ from __future__ import annotations
 import gzip
 import json
 import os
+from collections.abc import Mapping, Sequence
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -24,6 +28,7 @@ from frugalbo.parameter import Float
 from frugalbo.space import Space
 
 Array = NDArray[np.float64]
+Record = dict[str, Any]
 
 TASKS = tuple(
     f"hpob/{space}_{task}"
@@ -36,9 +41,12 @@ TASKS = tuple(
     }.items()
     for task in tasks.split()
 )
-METHODS = ("past", "metabo", "network", "ei")
+METHODS = ("past", "metabo", "ei", "random")
 PUBLISHED = ("NAP", "FSBO2", "OptFormer", "GP", "Random")
+STEPS = (0, 10, 25, 50, 100)
 _PAST_ROWS = 150
+_RESAMPLES = 4000
+_NONE: Record = {"regret": ()}
 
 
 def pool_of(task: str) -> tuple[Array, Array]:
@@ -57,44 +65,78 @@ def pools() -> dict[str, NDArray[np.float32]]:
 @cache
 def others(task: str) -> Past:
     """What the other data sets of its space say."""
-    space, found = task.partition("_")[0], []
-    cube = Space({f"x{i}": Float(0, 1) for i in range(pools()[task].shape[1] - 1)})
-    for key in sorted(k for k in pools() if k.startswith(f"{space}_") and k != task):
-        rows = np.random.default_rng(0).permutation(len(pools()[key]))[:_PAST_ROWS]
-        X, losses = (a[rows] for a in pool_of(key))
-        found.append(PastStudies.of_model(key, cube, fit_objective(X, losses, ())))
-    past = Past.of(found, cube)
+    space = task.partition("_")[0]
+    return past_of({key: pool_of(key) for key in sorted(pools()) if key.startswith(f"{space}_") and key != task})
+
+
+def past_of(tables: Mapping[str, tuple[Array, Array]]) -> Past:
+    """What some tables of one space say: the process that is fitted to `_PAST_ROWS` random rows of each."""
+    found = []
+    for name, (X, losses) in tables.items():
+        cube = Space({f"x{i}": Float(0, 1) for i in range(X.shape[1])})
+        rows = np.random.default_rng(0).permutation(len(X))[:_PAST_ROWS]
+        found.append(PastStudies.of_model(name, cube, fit_objective(X[rows], losses[rows], ())))
+    past = Past.of(found, found[0].space)
     assert past is not None
     return past
 
 
-def table(records: list[dict[str, Any]]) -> str:
-    """Means over the seeds of a data set, then over the data sets of a space, then over spaces."""
-    cells = {(r["task"], r["seed"], r["method"]): r for r in records if r["kind"] == "race" and r["task"] in TASKS}
-    methods = [m for m in METHODS if m in {method for _, _, method in cells}]
-    whole = sorted({c[:2] for c in cells if all((*c[:2], m) in cells for m in methods)})
-    if not whole:
-        return ""
-    last = min(len(cells[*c, m]["regret"]) for c in whole for m in methods) - 1
-    steps = [s for s in (0, 10, 25, 50, 100) if s <= last]
-    heads = " | ".join(f"{s} steps" for s in steps)
-    lines = [f"| space | data sets, races | method | {heads} | better than ei, worse |"]
-    lines.append("|" + "---|" * (4 + len(steps)))
-    spaces = list(dict.fromkeys(space_of(task) for task, _ in whole))
+def table(records: Sequence[Record]) -> str:
+    """Regrets and gains on `ei`, for the races of at least 25 steps, and for those of 100 where these are fewer."""
+    races = {(r["task"], r["seed"], r["method"]): r for r in records if r["kind"] == "race" and r["task"] in TASKS}
+    methods = [m for m in METHODS if any(m == method for _, _, method in races)]
+    parts: list[str] = []
+    whole: list[tuple[str, int]] = []
+    for most in (25, 100):
+        shorter, whole = (
+            whole,
+            sorted({c[:2] for c in races if all(len(races.get((*c[:2], m), _NONE)["regret"]) > most for m in methods)}),
+        )
+        if whole == shorter:
+            parts.clear()
+        if whole:
+            parts.append(_of({(*c, m): races[*c, m] for c in whole for m in methods}, methods, whole, most))
+    return "\n\n".join(parts)
+
+
+def _of(races: dict[tuple[str, int, str], Record], methods: list[str], cells: list[tuple[str, int]], most: int) -> str:
+    steps = [s for s in STEPS if s <= most]
+    spaces = list(dict.fromkeys(space_of(task) for task, _ in cells))
+    lines = [f"| space | data sets, races | method | {' | '.join(f'{s} steps' for s in steps)} |"]
+    gains = [f"| space | method | {' | '.join(f'gain at {s} | ahead, tied, behind' for s in steps[1:])} |"]
+    lines.append("|" + "---|" * (3 + len(steps)))
+    gains.append("|" + "---|" * 2 * len(steps))
     for some in (spaces, *([space] for space in spaces)):
-        of = [c for c in whole if space_of(c[0]) in some]
+        of = [c for c in cells if space_of(c[0]) in some]
         tasks = list(dict.fromkeys(task for task, _ in of))
-        counted = f"| {some[0] if len(some) == 1 else 'all'} | {len(tasks)}, {len(of)} |"
-        reached = {(m, c): np.array(cells[*c, m]["regret"])[steps] for m in methods for c in of}
-        for method in methods:
-            by_task = {t: np.mean([reached[method, c] for c in of if c[0] == t], axis=0) for t in tasks}
-            apart = np.array([reached[method, c] - reached["ei", c] for c in of])
-            counts = ", ".join(f"{(a < 0).sum()}:{(a > 0).sum()}" for a in apart.T)
-            lines.append(f"{counted} {method} | {_text(by_task)} | {counts if method != 'ei' else ''} |")
+        name = "all" if some is spaces else some[0]
+        counted = f"| {name} | {len(tasks)}, {len(of)} |"
+        reached = {m: np.array([[races[*c, m]["regret"][s] for s in steps] for c in of]) for m in methods}
+        for m in methods:
+            by_task = {t: reached[m][[c[0] == t for c in of]].mean(0) for t in tasks}
+            lines.append(f"{counted} {m} | {_text(by_task)} |")
+            if m != "ei":
+                apart = (reached["ei"] - reached[m])[:, 1:]
+                of_task = np.array([apart[[c[0] == t for c in of]].mean(0) for t in tasks])
+                versus = " | ".join(map(_versus, of_task.T, apart.T))
+                gains.append(f"| {name} | {m} | {versus} |")
         known = PUBLISHED if (data_folder() / "hpob_published").is_dir() else ()
         by_method = {m: {t: published(m, t)[steps] for t in tasks} for m in known}
-        lines += [f"{counted} {m}, published | {_text(by_task)} | |" for m, by_task in by_method.items()]
-    return "\n".join(lines)
+        lines += [f"{counted} {m}, published | {_text(by_task)} |" for m, by_task in by_method.items()]
+    return "\n".join([*lines, "", *gains])
+
+
+def _versus(of_task: Array, of_race: Array) -> str:
+    low, high = interval(of_task)
+    counts = ", ".join(str(int(n.sum())) for n in (of_race > 0, of_race == 0, of_race < 0))
+    return f"{of_task.mean():+.3f} [{low:+.3f}, {high:+.3f}] | {counts}"
+
+
+def interval(of_task: Array) -> tuple[float, float]:
+    """Of 95 % for the mean over tasks, by resampling these."""
+    picks = np.random.default_rng(0).integers(len(of_task), size=(_RESAMPLES, len(of_task)))
+    low, high = np.quantile(of_task[picks].mean(1), [0.025, 0.975])
+    return float(low), float(high)
 
 
 def space_of(task: str) -> str:
@@ -103,6 +145,7 @@ def space_of(task: str) -> str:
 
 
 def _text(by_task: dict[str, Array]) -> str:
+    """Means over the data sets of a space, then over spaces."""
     spaces = dict.fromkeys(map(space_of, by_task))
     means = [np.mean([v for t, v in by_task.items() if space_of(t) == s], axis=0) for s in spaces]
     return " | ".join(f"{x:.3f}" for x in np.mean(means, axis=0))

@@ -1,33 +1,33 @@
 """Does a network that has seen tuning before propose better than the Gaussian process?
 
-    python benchmarks/race_metabo.py [--seeds 5] [--trials 25] [--only nap|function ...] [--out FILE]
-    python benchmarks/race_metabo.py --only hpob --trials 55 --bocode FOLDER
+    python benchmarks/race_metabo.py [--seeds 5] [--trials 25] [--only nap|function|taskset ...] [--out FILE]
+    python benchmarks/race_metabo.py --only hpob --trials 30|105 --bocode FOLDER --methods past metabo ei random
     python benchmarks/race_metabo.py --calibration
     python benchmarks/race_metabo.py --latency
     python benchmarks/race_metabo.py --likelihood FILE ... --against WEIGHTS
     python benchmarks/race_metabo.py --table
 
-**The race** is on pools: five random points, the same for all, then the pool's untried point that a method values
-most.
+**The race** is on pools (`metabo_pools.py`): five random points, the same for all, then the pool's untried point that a
+method values most. All points of a pool cost the same. Of more than 5,000 points that are left, so many are drawn anew
+each step. A race that is on file for fewer trials goes on from there.
 
 * `nap`: NAP's XGBoost study, validation tasks 20 to 33 (1,000 configurations of 6 knobs; `../shared/data` or
-  `FRUGALBO_DATA`). The weights have seen no table at all, so this is zero-shot. Regret is
-  `(best - reached) / (best - worst)`, as published. Knobs whose values span more than three decades are taken by
-  their logarithm.
+  `FRUGALBO_DATA`). The weights have seen no table at all, so this is zero-shot. Knobs whose values span more than three
+  decades are taken by their logarithm.
 * `function`: 500 points of functions that are not draws of the prior: Branin, Hartmann, Rosenbrock's valley, an easy
-  slope in two dimensions (where the published network is worse than random), and a needle in a flat plain. Regret is
-  `(best - reached) / (best - median)`, at most 1.
+  slope in two dimensions (where the published network is worse than random), and a needle in a flat plain.
+* `taskset`: the last losses of 1,000 settings of an optimizer on 8 text models of TaskSet; one of them is new, and for
+  `past` the other seven are known.
 * `hpob`: five of the six HPO-B-v3 spaces on which NAP is published, with its data sets; pools from the wheel of
-  `bocode` 1.0.1 unpacked in FOLDER. Regret as for `nap`; the published curves are in `../shared/data`, with their own
-  initial points. Of more than 5,000 points that are left, so many are drawn anew each step.
+  `bocode` 1.0.1 unpacked in FOLDER. The published curves are in `../shared/data`, with their own initial points.
 
 | method | what it is |
 |---|---|
 | `metabo` | as in `fb.tune`: network and process, weighed by evidence; of the task's space it knows nothing |
-| `past` | `hpob` alone: the same with what 150 rows of each other data set of the space in `bocode` say |
+| `past` | `hpob` and `taskset` alone: the same with what 150 rows of each other task of the space say |
 | `network` | the network alone |
 | `ei` | our Gaussian process with log expected improvement |
-| `random` | the mean regret of a random order |
+| `random` | the mean regret of 2,000 random orders; its audit is of 20 |
 
 **Calibration** is on draws of a Gaussian process (Matern 5/2, known hyperparameters): log density and coverage of
 central intervals, for the process with the hyperparameters that the draw is of, for the one that our engine fits, and
@@ -49,9 +49,10 @@ import os
 import sys
 import time
 from collections import defaultdict
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from datetime import UTC, datetime
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 os.environ.setdefault("OMP_NUM_THREADS", "1")  # before numpy and torch
@@ -61,12 +62,12 @@ import frugalbo.models  # isort: skip  # noqa: F401 - first: it imports linear_o
 
 import numpy as np
 import torch
-from botorch.test_functions import Branin, Hartmann, Rosenbrock
 from numpy.typing import NDArray
 from torch import Tensor
 
-from benchmarks import hpob, standings
-from benchmarks.curve_tables import data_folder
+from benchmarks import curve_tables, hpob, metabo_race_table, standings
+from benchmarks.metabo_pools import FUNCTIONS, NAP, TASKSET, past_of, pool_of, regret_of
+from benchmarks.metabo_race_table import INITIAL, METHODS, audit
 from frugalbo.acquisition.registry import Situation, choose
 from frugalbo.metabo.acquisition import choose_metabo
 from frugalbo.metabo.priors import Prior
@@ -78,49 +79,27 @@ from frugalbo.models.objective import ObjectiveGP, fit_objective
 Array = NDArray[np.float64]
 
 RESULTS = Path(__file__).parent / "results" / "race_metabo.jsonl"
-METHODS = ("metabo", "network", "ei")
-INITIAL = 5
-NAP = tuple(f"nap/{i}" for i in range(20, 34))
 CANDIDATES = 5000
-FUNCTIONS = ("function/branin", "function/hartmann6", "function/rosenbrock4", "function/slope2", "function/needle3")
 _SHUFFLES = 2000
+_AUDITED_SHUFFLES = 20
 
 
-def pool_of(name: str) -> tuple[Array, Array]:
-    """Unit points (n x d) and losses (n)."""
-    suite, _, task = name.partition("/")
-    if suite == "nap":
-        tables = np.load(data_folder() / "nap_xgb" / "xgb_tables.npz")
-        X = tables[f"{task}/X"].astype(float)
-        X = np.where(X.max(0) > 1e3 * X.min(0), np.log(np.maximum(X, 1e-12)), X)
-        low, high = X.min(0), X.max(0)
-        return (X - low) / np.where(high > low, high - low, 1), -tables[f"{task}/accuracy"].astype(float)
-    if suite == "hpob":
-        return hpob.pool_of(task)
-    rng = np.random.default_rng(7)
-    if task == "slope2":
-        X = rng.random((500, 2))
-        return X, np.log1p(np.exp(3 * X[:, 0] - 1)) + 0.2 * X[:, 1]
-    if task == "needle3":
-        X = rng.random((500, 3))
-        return X, -np.exp(-200 * ((X - 0.35) ** 2).sum(1)) + 0.001 * np.sin(50 * X[:, 0])
-    function = {"branin": Branin(), "hartmann6": Hartmann(6), "rosenbrock4": Rosenbrock(4)}[task]
-    X = rng.random((500, function.dim))
-    low, high = function.bounds.double()
-    return X, function(low + (high - low) * torch.from_numpy(X)).numpy()
+def run_cell(
+    name: str, method: str, seed: int, trials: int, begun: Mapping[str, Any] = MappingProxyType({})
+) -> dict[str, Any]:
+    """One race as a record; `regret` after each trial from the last of the initial ones on.
 
-
-def regret_of(name: str, losses: Array, reached: Array) -> Array:
-    """As the module says, of each of the losses that were reached."""
-    worst = losses.max() if name in NAP + hpob.TASKS else np.median(losses)
-    return np.minimum(1.0, (reached - losses.min()) / (worst - losses.min()))
-
-
-def run_cell(name: str, method: str, seed: int, trials: int) -> dict[str, Any]:
-    """One race as a record; `regret` after each trial from the last of the initial ones on."""
+    Args:
+        name: Of the pool.
+        method: One of those that the module names.
+        seed: Of the initial points, and of candidates.
+        trials: The initial ones among them.
+        begun: The record of a shorter one; the race goes on from there.
+    """
+    if method == "random":
+        return _random(name, seed, trials)
     X, losses = pool_of(name)
-    order = np.random.default_rng([seed, 99]).permutation(len(X))
-    tried, weights = [int(i) for i in order[:INITIAL]], []
+    tried, weights = list(begun.get("tried", _initial(len(X), seed))), list(begun.get("network", ()))
     while len(tried) < trials:
         objective = fit_objective(X[tried], losses[tried], ())
         left = np.setdiff1d(np.arange(len(X)), tried)
@@ -132,9 +111,31 @@ def run_cell(name: str, method: str, seed: int, trials: int) -> dict[str, Any]:
             values, why = _values(method, situation, name)
         weights += [why["network"]] if "network" in why else []
         tried.append(int(left[int(values.argmax())]))
-    reached = np.minimum.accumulate(losses[tried])[INITIAL - 1 :]
-    record = {"kind": "race", "task": name, "method": method, "seed": seed, "weights": digest()}
-    return {**record, "regret": regret_of(name, losses, reached).round(6).tolist(), "network": weights, "at": _now()}
+    reached = regret_of(name, losses, np.minimum.accumulate(losses[tried])[INITIAL - 1 :])
+    found = {"regret": reached.round(6).tolist(), "tried": tried, "network": weights, "audit": audit(X, losses, tried)}
+    return {**_about(name, method, seed), **found, "at": _now()}
+
+
+def _random(name: str, seed: int, trials: int) -> dict[str, Any]:
+    """The mean over random orders after the same initial points."""
+    X, losses = pool_of(name)
+    first = _initial(len(X), seed)
+    rest, rng = np.setdiff1d(np.arange(len(X)), first), np.random.default_rng(0)
+    drawn = np.stack([rng.choice(rest, trials - INITIAL, replace=False) for _ in range(_SHUFFLES)])
+    start = np.full((_SHUFFLES, 1), losses[first].min())
+    best = np.minimum.accumulate(np.concatenate([start, losses[drawn]], axis=1), axis=1)
+    regret = regret_of(name, losses, best).mean(0).round(6).tolist()
+    audits = [audit(X, losses, [*first, *order]) for order in drawn[:_AUDITED_SHUFFLES].tolist()]
+    means = {key: round(float(np.mean([a[key] for a in audits])), 4) for key in audits[0]}
+    return {**_about(name, "random", seed), "regret": regret, "audit": means, "at": _now()}
+
+
+def _initial(rows: int, seed: int) -> list[int]:
+    return [int(i) for i in np.random.default_rng([seed, 99]).permutation(rows)[:INITIAL]]
+
+
+def _about(name: str, method: str, seed: int) -> dict[str, Any]:
+    return {"kind": "race", "task": name, "method": method, "seed": seed, "weights": digest()}
 
 
 def _values(method: str, situation: Situation, name: str) -> tuple[Tensor, dict[str, Any]]:
@@ -146,23 +147,11 @@ def _values(method: str, situation: Situation, name: str) -> tuple[Tensor, dict[
         no = torch.zeros(situation.pool.shape[1], dtype=torch.bool)
         said = shipped()(model.seen[None], model.train_targets[None], no, situation.pool[None], False)
         return said.log_improvement(best)[0], {}
-    if method == "past":
-        chosen = choose_metabo(situation, past=hpob.others(name.partition("/")[2]))
+    if method in ("metabo", "past"):
+        chosen = choose_metabo(situation, past=past_of(name) if method == "past" else None)
     else:
-        chosen = choose_metabo(situation) if method == "metabo" else choose(method, situation)
+        chosen = choose(method, situation)
     return chosen.value(X), chosen.why
-
-
-def random_regret(name: str, seed: int, trials: int) -> list[float]:
-    """The mean over random orders after the same initial points."""
-    _, losses = pool_of(name)
-    first = np.random.default_rng([seed, 99]).permutation(len(losses))[:INITIAL]
-    rest, rng = np.setdiff1d(np.arange(len(losses)), first), np.random.default_rng(0)
-    drawn = np.stack([rng.choice(rest, trials - INITIAL, replace=False) for _ in range(_SHUFFLES)])
-    best = np.minimum.accumulate(
-        np.concatenate([np.full((_SHUFFLES, 1), losses[first].min()), losses[drawn]], axis=1), axis=1
-    )
-    return regret_of(name, losses, best).mean(0).tolist()
 
 
 def calibrate(tasks: int = 40) -> Iterator[dict[str, Any]]:
@@ -268,41 +257,8 @@ def _now() -> str:
 def markdown(records: list[dict[str, Any]]) -> str:
     """All that is recorded for the newest weights."""
     records = [r for r in records if r["weights"] == records[-1]["weights"]]
-    return "\n\n".join([_race_table(records), hpob.table(records), _other_tables(records)])
-
-
-def _race_table(records: list[dict[str, Any]]) -> str:
-    cells = {
-        (r["task"], r["seed"], r["method"]): r for r in records if r["kind"] == "race" and r["task"] not in hpob.TASKS
-    }
-    whole = sorted({c[:2] for c in cells if all((*c[:2], m) in cells for m in METHODS)})
-    lines = ["| tasks | races | method | 5 trials | 10 | 15 | 25 | better than ei at 10 | worse | at 25 | worse |"]
-    lines.append("|" + "---|" * 11)
-    groups = {"nap": [c for c in whole if c[0].startswith("nap")]}
-    groups |= {task: [c for c in whole if c[0] == task] for task in FUNCTIONS}
-    for group, of in groups.items():
-        for method in (*METHODS, "random") if of else ():
-            curves = [_curve(cells, c, method) for c in of]
-            at = " | ".join(f"{np.mean([c[_place(c, t)] for c in curves]):.3f}" for t in (5, 10, 15, 25))
-            counts = []
-            for t in (10, 25):
-                pairs = [
-                    (a[_place(a, t)], _curve(cells, c, "ei")[_place(a, t)]) for a, c in zip(curves, of, strict=True)
-                ]
-                counts += [sum(a < b for a, b in pairs), sum(a > b for a, b in pairs)]
-            lines.append(f"| {group} | {len(of)} | {method} | {at} | {' | '.join(map(str, counts))} |")
-    weights = [w for r in cells.values() if r["method"] == "metabo" for w in r["network"]]
-    return "\n".join([*lines, "", f"The network's weight: mean {np.mean(weights):.2f}." if weights else ""])
-
-
-def _curve(cells: dict[tuple[str, int, str], dict[str, Any]], cell: tuple[str, int], method: str) -> list[float]:
-    if method == "random":
-        return random_regret(*cell, trials=INITIAL + len(cells[*cell, "ei"]["regret"]) - 1)
-    return cells[*cell, method]["regret"]
-
-
-def _place(curve: list[float], trials: int) -> int:
-    return min(trials - INITIAL, len(curve) - 1)
+    parts = (metabo_race_table.table, hpob.table, metabo_race_table.audits, _other_tables)
+    return "\n\n".join(part(records) for part in parts)
 
 
 def _other_tables(records: list[dict[str, Any]]) -> str:
@@ -321,8 +277,10 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--seeds", type=int, default=5)
     parser.add_argument("--trials", type=int, default=25)
-    parser.add_argument("--only", nargs="*", default=["function", "nap"])
-    parser.add_argument("--methods", nargs="*", help="by default all")
+    parser.add_argument(
+        "--only", nargs="*", default=["function", "nap"], choices=("function", "nap", "taskset", "hpob")
+    )
+    parser.add_argument("--methods", nargs="*", choices=METHODS, help="by default all")
     parser.add_argument("--bocode", type=Path, help="where the wheel of bocode was unpacked")
     parser.add_argument("--calibration", action="store_true")
     parser.add_argument("--latency", action="store_true")
@@ -355,19 +313,28 @@ def main() -> None:
 
 
 def _race(asked: argparse.Namespace, keep: Callable[[dict[str, Any]], None]) -> None:
-    """The cells that are missing."""
-    known = standings.read(asked.out)
-    done = {(r["task"], r["method"], r["seed"], r["weights"]) for r in known if r["kind"] == "race"}
-    there = (data_folder() / "nap_xgb").is_dir()
-    names = [n for n in (*FUNCTIONS, *NAP) if n.partition("/")[0] in asked.only and (there or n in FUNCTIONS)]
+    """The races that are missing, and the rest of those that were shorter."""
     if asked.bocode:
         os.environ["BOCODE"] = str(asked.bocode)
-        names += [n for n in hpob.TASKS if "hpob" in asked.only]
+    races = [r for r in standings.read(asked.out) if r["kind"] == "race" and r["weights"] == digest()]
+    known = {(r["task"], r["method"], r["seed"]): r for r in races}
+    suites = {"function": FUNCTIONS, "nap": NAP, "taskset": TASKSET, "hpob": hpob.TASKS}
+    names = [name for suite in asked.only if _is_there(suite) for name in suites[suite]]
     for seed in range(asked.seeds):
         for name in names:
-            for method in asked.methods or (METHODS if name not in hpob.TASKS else (*METHODS, "past")):
-                if (name, method, seed, digest()) not in done:
-                    keep(run_cell(name, method, seed, asked.trials))
+            for method in asked.methods or METHODS:
+                if method == "past" and past_of(name) is None:
+                    continue
+                begun = known.get((name, method, seed), {})
+                if len(begun.get("regret", ())) <= asked.trials - INITIAL:
+                    keep(run_cell(name, method, seed, asked.trials, begun))
+
+
+def _is_there(suite: str) -> bool:
+    """Whether the data of a suite are."""
+    if suite == "hpob":
+        return "BOCODE" in os.environ
+    return suite == "function" or curve_tables.is_there({"nap": "nap_xgb"}.get(suite, suite))
 
 
 if __name__ == "__main__":
