@@ -50,6 +50,7 @@ from frugalbo.space import Params, Space
 
 METHODS = ("frugalbo", "one-at-a-time", "random", "optuna-tpe", "ax")
 UNTOLD = "frugalbo-untold"
+OURS = {"frugalbo": "auto", UNTOLD: "auto", "metabo": "metabo", "bo": "bo"}  # what `tune` is told
 KNOBS = ("lr", "density", "phi", "rollouts")
 CONFIRM = (1000, 1001)
 FULL = {"toy": 24, "mini": 60}  # updates
@@ -216,7 +217,7 @@ def search(
     """One method's trials and their losses, the defaults first.
 
     Args:
-        method: One of `METHODS`, or `UNTOLD`.
+        method: One of `METHODS` or of `OURS`.
         observe: From parameters to the loss.
         seed: Of the method.
         trials: How many there may be.
@@ -225,8 +226,9 @@ def search(
         sem: The standard error of a loss, where it is known; of use to ours alone.
         refused: What a peer is told of a configuration that violates a constraint.
     """
-    if method in ("frugalbo", UNTOLD):
-        return ours(space, defaults, observe, seed, trials, None if method == UNTOLD else sem)
+    if method in OURS:
+        told = None if method == UNTOLD else sem
+        return ours(space, defaults, observe, seed, trials, told, OURS[method])
     each = max(1, trials // (space.dim + 1))
     peer = OneAtATime(space, defaults, each) if method == "one-at-a-time" else make_peer(method, space, seed)
     begun = FromDefaults(peer, space, defaults, refused)
@@ -257,6 +259,7 @@ def ours(
     seed: int,
     trials: int,
     sem: Callable[[float], float] | None,
+    method: str = "auto",
 ) -> list[tuple[Params, float]]:
     """What `tune` does with these trainings, on a virtual clock."""
     objective = Minimize("loss", sem=None if sem is None else "sem")
@@ -267,7 +270,7 @@ def ours(
         return Curve([planned], [1.0], [{"loss": loss} | ({} if sem is None else {"sem": sem(loss)})])
 
     executor = SimulatedExecutor(problem, [Slot("cpu:0", "cpu", 0)], simulate)
-    found = tune(problem, budget=Budget(evaluations=trials), seed=seed, executor=executor).study
+    found = tune(problem, budget=Budget(evaluations=trials), seed=seed, method=method, executor=executor).study
     return [(trial.params, loss) for trial in found.trials.values() if (loss := found.value(trial)) is not None]
 
 
