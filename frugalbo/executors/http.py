@@ -21,17 +21,15 @@ own and carry checkpoints to the controller (`"sent"`) or to a URL of fsspec, su
 from __future__ import annotations
 
 import time
-import uuid
 import warnings
 from collections.abc import Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any, Self
+from typing import Any
 
 from frugalbo.errors import ExecutorError, FrugalWarning, StudyError
 from frugalbo.executors import seat
-from frugalbo.executors.admission import not_shared, probing, refuse_in_memory, refuse_running, refuse_unfit
+from frugalbo.executors.admission import not_shared, probing
 from frugalbo.executors.base import Segment
 from frugalbo.executors.depots import refuse_folders
 from frugalbo.executors.http_desk import Desk
@@ -39,12 +37,13 @@ from frugalbo.executors.http_lost import Answers, result_of, what_became_of
 from frugalbo.executors.http_registry import Message, Worker
 from frugalbo.executors.lost import Lost, Running
 from frugalbo.executors.messages import confirm, segment_to_json
+from frugalbo.executors.remote import Remote
 from frugalbo.executors.segments import absolute, clean
 from frugalbo.executors.unseen import handed_out, note
 from frugalbo.pool import Pool
 from frugalbo.problem import Problem
 from frugalbo.slot import Slot
-from frugalbo.study import Cause, Ended, Event, Outcome, Reported, Started, event_from_json
+from frugalbo.study import Cause, Ended, Event, Outcome, Reported, event_from_json
 
 DEFAULT_LISTEN = "127.0.0.1:8765"
 _MARGIN_S = 3.0  # above lease and grace, until a worker's segments are taken for ended
@@ -68,7 +67,7 @@ class _Place:
     running: Running | None = None
 
 
-class HttpExecutor:
+class HttpExecutor(Remote):
     """Runs the segments of one problem on the slots of workers that register.
 
     Args:
@@ -104,26 +103,20 @@ class HttpExecutor:
         grace_s: float = 1.5,
         preload: Sequence[str] = ("torch",),
     ) -> None:
-        refuse_in_memory(problem)
+        super().__init__(problem, patience_s=patience_s, grace_s=grace_s, preload=preload)
         if not lease_s > 0 or not workers >= 1 or not most_bytes > 0:
             raise ExecutorError(
                 f"expected a lease above 0 s, workers, bytes, got {lease_s!r}, {workers!r}, {most_bytes!r}"
             )
         refuse_folders(folders, known=("shared", "sent"))
-        self._problem, self._workers, self._patience_s = problem, workers, patience_s
+        self._workers = workers
         self._desk = Desk(
             listen=listen, token_file=token_file, folders=folders, lease_s=lease_s, margin_s=grace_s + _MARGIN_S,
             most_bytes=most_bytes, dollars_per_hour=dollars_per_hour, pools=pools or (),
         )  # fmt: skip
-        self._grace_s, self._preload = grace_s, list(preload)
-        self._epoch = time.time() - time.monotonic()
-        self._run = uuid.uuid4().hex
         self._entered = 0.0
-        self._is_open = False
         self._places: dict[str, _Place] = {}
-        self._events: list[Reported | Ended] = []
         self._cannot = ""
-        self._finders = ThreadPoolExecutor(max_workers=8, thread_name_prefix="frugalbo-lost")
 
     @property
     def url(self) -> str:
@@ -136,43 +129,9 @@ class HttpExecutor:
         now = time.monotonic()
         return [p.slot for p in self._sorted() if p.worker or p.running or now < p.since + self._patience_s]
 
-    @property
-    def grace_s(self) -> float:
-        """What a job may take from being asked to end until it is killed."""
-        return self._grace_s
-
     def free_slots(self) -> Sequence[Slot]:
         """The slots of workers that are there, and on which nothing runs, in a fixed order."""
         return [place.slot for place in self._sorted() if place.worker and place.is_open and place.running is None]
-
-    def now(self) -> float:
-        """Seconds since 1970 in UTC, by the controller's clock, set once, so that it never jumps."""
-        return self._epoch + time.monotonic()
-
-    def __enter__(self) -> Self:
-        if self._is_open:
-            raise ExecutorError("this executor is entered already")
-        self._entered, self._is_open = time.monotonic(), True
-        try:
-            self._desk.open(seat.order(self._problem, None, grace_s=self._grace_s, preload=self._preload))
-            self._gather()
-        except BaseException:
-            self._close()
-            raise
-        return self
-
-    def __exit__(self, *exc: object) -> None:
-        """End all that runs; what became of it can still be had from `wait`."""
-        try:
-            for place in self._running():
-                self._ask_to_end(place, Outcome.INTERRUPTED)
-            self._drain(self._grace_s + _EXIT_S)
-            for place in self._running():
-                if place.worker is not None:
-                    self._desk.registry.end(place.worker, "it did not say how its segments ended")
-            self._drain(self._desk.lease_s + self._grace_s + _EXIT_S)
-        finally:
-            self._close()
 
     def submit(self, segment: Segment) -> None:
         """Have a segment begun by the worker of its slot, which must be free.
@@ -180,9 +139,7 @@ class HttpExecutor:
         Raises:
             ExecutorError: If the slot is not free or its worker does not see the trial's folder.
         """
-        if not self._is_open:
-            raise ExecutorError("an executor runs segments in a with statement only")
-        refuse_unfit(segment, self.slots, {p.slot.name: p.running.segment for p in self._running() if p.running})
+        self._admit(segment)
         place = self._places[segment.slot.name]
         segment = absolute(segment)
         if place.worker is not None and self._is_shared:
@@ -201,40 +158,35 @@ class HttpExecutor:
             if place.running and place.running.segment.trial == trial:
                 self._ask_to_end(place, outcome)
 
-    def wait(self, timeout_s: float) -> Sequence[Reported | Ended]:
-        """The events since the last call; waits for the first of them, at most `timeout_s`.
+    def _begin(self) -> None:
+        self._entered = time.monotonic()
+        self._desk.open(seat.order(self._problem, None, grace_s=self._grace_s, preload=self._preload))
 
-        Raises:
-            ExecutorError: If there is no worker left, and none came for `patience_s`.
-        """
-        if self._is_open:
-            give_up = time.monotonic() + timeout_s
-            free = len(self.free_slots())
-            self._collect(0.0)
-            while not self._events and (left := give_up - time.monotonic()) > 0 and len(self.free_slots()) <= free:
-                self._collect(left)
-            if not self._events and not self.slots:
-                raise ExecutorError(
-                    f"no worker was there for {self._patience_s:.0f} s; start some with: {self._desk.how}"
-                )
-        events, self._events = self._events, []
-        return events
+    def _end(self) -> None:
+        for place in self._running():
+            self._ask_to_end(place, Outcome.INTERRUPTED)
+        self._drain(self._grace_s + _EXIT_S)
+        for place in self._running():
+            if place.worker is not None:
+                self._desk.registry.end(place.worker, "it did not say how its segments ended")
+        self._drain(self._desk.lease_s + self._grace_s + _EXIT_S)
 
-    def recover(self, started: Started, folder: Path) -> Sequence[Event]:
-        """What became of a segment whose controller died; nothing of it is alive after this.
+    def _segments(self) -> dict[str, Segment]:
+        return {place.slot.name: place.running.segment for place in self._running() if place.running is not None}
 
-        Raises:
-            ExecutorError: If the segment is running here.
-        """
-        refuse_running(started, {p.slot.name: p.running.segment for p in self._running() if p.running})
-        slot = next((p.slot for p in self._sorted() if p.slot.name == started.slot), Slot(started.slot, "cpu", 0))
-        lost = Lost(started, folder.resolve(), slot, self._problem.objective.metric, self._grace_s)
+    def _find_out(self, lost: Lost) -> list[Event]:
         return what_became_of(lost, self._answers(), now=self.now)
+
+    def _none_left(self) -> str:
+        return f"no worker was there for {self._patience_s:.0f} s; start some with: {self._desk.how}"
 
     # Workers
 
     def _sorted(self) -> list[_Place]:
         return [self._places[name] for name in sorted(self._places)]
+
+    def _known(self) -> list[Slot]:
+        return [place.slot for place in self._sorted()]
 
     def _running(self) -> list[_Place]:
         return [place for place in self._sorted() if place.running is not None]
@@ -399,5 +351,4 @@ class HttpExecutor:
     def _close(self) -> None:
         """Leave nothing: sessions are over, and with them what workers run."""
         self._desk.close()
-        self._is_open = False
         self._places = {}

@@ -21,17 +21,13 @@ from __future__ import annotations
 import json
 import math
 import time
-import uuid
 import warnings
 from collections.abc import Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
-from pathlib import Path
-from typing import Any, Self
+from typing import Any
 
 from frugalbo.errors import ExecutorError, FrugalWarning
 from frugalbo.executors import seat
-from frugalbo.executors.admission import refuse_in_memory, refuse_running, refuse_unfit
 from frugalbo.executors.base import Segment
 from frugalbo.executors.cluster_slots import cluster_pool_slots, cluster_slots
 from frugalbo.executors.depots import refuse_folders
@@ -41,12 +37,13 @@ from frugalbo.executors.nodes import Nodes, back_off_s
 from frugalbo.executors.ray_cluster import Cluster, requests, sent_along
 from frugalbo.executors.ray_lost import Folders, what_became_of
 from frugalbo.executors.ray_places import Place, reason, refuse_for_good, shares
+from frugalbo.executors.remote import Remote
 from frugalbo.executors.segments import absolute
 from frugalbo.executors.unseen import handed_out, note
 from frugalbo.pool import Pool
 from frugalbo.problem import Problem
 from frugalbo.slot import Slot
-from frugalbo.study import Ended, Event, Outcome, Reported, Started
+from frugalbo.study import Ended, Event, Outcome, Reported
 
 _POLL_S = 10.0  # how long a seat waits for something to happen before it says that nothing did
 _LOOK_S = 0.05  # how often what is found out of lost segments is looked at, and whether a seat is due again
@@ -57,7 +54,7 @@ _PATIENCE_S = 60.0  # a seat that has said nothing so long after the cap hangs
 _THREADS = 4  # of a seat: one runs, one lives, two to cancel and to look
 
 
-class RayExecutor:
+class RayExecutor(Remote):
     """Runs the segments of one problem on slots of a Ray cluster.
 
     Args:
@@ -95,35 +92,22 @@ class RayExecutor:
         grace_s: float = 1.5,
         preload: Sequence[str] = ("torch",),
     ) -> None:
-        refuse_in_memory(problem)
+        super().__init__(problem, patience_s=patience_s, grace_s=grace_s, preload=preload)
         refuse_folders(folders, known=("shared",))
         self._folders = Folders(folders, folder)
-        self._problem = problem
         self._devices, self._dollars_per_hour, self._pools = devices, dollars_per_hour, pools
         self._address = address
         self._labels = dict(labels or {})
         self._runtime_env = dict(runtime_env or {})
-        self._patience_s = patience_s
-        self._grace_s = grace_s
-        self._preload = list(preload)
-        self._epoch = time.time() - time.monotonic()
-        self._run = uuid.uuid4().hex
         self._cluster: Cluster | None = None
         self._places: list[Place] = []
         self._nodes = Nodes()
-        self._events: list[Reported | Ended] = []
-        self._finders = ThreadPoolExecutor(max_workers=8, thread_name_prefix="frugalbo-lost")
 
     @property
     def slots(self) -> Sequence[Slot]:
         """The slots that there are, or that the cluster may still come up with."""
         now = time.monotonic()
         return [p.slot for p in self._places if p.is_ready or p.running or now < p.since + self._patience_s]
-
-    @property
-    def grace_s(self) -> float:
-        """What a job may take from being asked to end until it is killed."""
-        return self._grace_s
 
     @property
     def nodes(self) -> Mapping[str, str]:
@@ -134,55 +118,15 @@ class RayExecutor:
         """The slots that are there and on which nothing runs, in a fixed order."""
         return [place.slot for place in self._places if place.is_ready and place.running is None]
 
-    def now(self) -> float:
-        """Seconds since 1970 in UTC, by the controller's clock, set once, so that it never jumps."""
-        return self._epoch + time.monotonic()
-
-    def __enter__(self) -> Self:
-        if self._cluster is not None:
-            raise ExecutorError("this executor is entered already")
-        self._cluster = cluster = Cluster(self._address, runtime_env=self._runtime_env)
-        try:
-            there = {"cpus": cluster.total("CPU"), "gpus": cluster.total("GPU")}
-            if self._pools is not None:
-                slots = cluster_pool_slots(self._pools, **there)
-            else:
-                slots = cluster_slots(self._devices, **there, dollars_per_hour=self._dollars_per_hour)
-            self._places = [Place(slot, since=time.monotonic()) for slot in slots]
-            self._gather()
-        except BaseException:
-            self._close()
-            raise
-        return self
-
-    def __exit__(self, *exc: object) -> None:
-        """End all that runs; what became of it can still be had from `wait`."""
-        try:
-            give_up = time.monotonic() + self._grace_s + _EXIT_S + self._folders.carry_s
-            for place in self._places:
-                if place.running is not None:
-                    self._ask(place, Outcome.INTERRUPTED)
-            while any(place.running for place in self._places) and time.monotonic() < give_up:
-                self._collect(0.5)
-            for place in self._places:
-                if place.running is not None:
-                    self._lose(place, "its seat did not answer")
-            give_up = time.monotonic() + self._grace_s + _EXIT_S
-            while any(place.running for place in self._places) and time.monotonic() < give_up:
-                self._collect(0.5)
-        finally:
-            self._close()
-
     def submit(self, segment: Segment) -> None:
         """Start a segment on its slot, which must be free.
 
         Raises:
             ExecutorError: If the slot is not free or its node does not see the trial's folder.
         """
+        self._admit(segment)
+        assert self._cluster is not None
         place = next((place for place in self._places if place.slot == segment.slot), None)
-        if self._cluster is None:
-            raise ExecutorError("an executor runs segments in a with statement only")
-        refuse_unfit(segment, self.slots, self._segments())
         if place is None or not place.is_ready:
             raise ExecutorError(f"slot {segment.slot.name!r} is not free: it has no node now")
         segment = absolute(segment)
@@ -200,34 +144,39 @@ class RayExecutor:
             if place.running is not None and place.running.segment.trial == trial:
                 self._ask(place, outcome)
 
-    def wait(self, timeout_s: float) -> Sequence[Reported | Ended]:
-        """The events since the last call; waits for the first of them, at most `timeout_s`.
+    def _begin(self) -> None:
+        self._cluster = cluster = Cluster(self._address, runtime_env=self._runtime_env)
+        there = {"cpus": cluster.total("CPU"), "gpus": cluster.total("GPU")}
+        if self._pools is not None:
+            slots = cluster_pool_slots(self._pools, **there)
+        else:
+            slots = cluster_slots(self._devices, **there, dollars_per_hour=self._dollars_per_hour)
+        self._places = [Place(slot, since=time.monotonic()) for slot in slots]
 
-        Raises:
-            ExecutorError: If there is no slot left, and none was to be had for `patience_s`.
-        """
-        if self._cluster is not None:
-            give_up = time.monotonic() + timeout_s
-            free = len(self.free_slots())
-            self._collect(0.0)
-            while not self._events and (left := give_up - time.monotonic()) > 0 and len(self.free_slots()) <= free:
-                self._collect(left)
-            if not self._events and not self.slots:
-                raise ExecutorError(f"the cluster had no node for any slot for {self._patience_s:.0f} s")
-        events, self._events = self._events, []
-        return events
+    def _end(self) -> None:
+        for place in self._places:
+            if place.running is not None:
+                self._ask(place, Outcome.INTERRUPTED)
+        self._drain(self._grace_s + _EXIT_S + self._folders.carry_s)
+        for place in self._places:
+            if place.running is not None:
+                self._lose(place, "its seat did not answer")
+        self._drain(self._grace_s + _EXIT_S)
 
-    def recover(self, started: Started, folder: Path) -> Sequence[Event]:
-        """What became of a segment whose controller died; nothing of it is alive after this.
+    def _drain(self, timeout_s: float) -> None:
+        give_up = time.monotonic() + timeout_s
+        while any(place.running for place in self._places) and time.monotonic() < give_up:
+            self._collect(0.5)
 
-        Raises:
-            ExecutorError: If the segment is running here.
-        """
-        refuse_running(started, self._segments())
-        slot = next((p.slot for p in self._places if p.slot.name == started.slot), Slot(started.slot, "cpu", 0))
+    def _find_out(self, lost: Lost) -> list[Event]:
         assert self._cluster is not None
-        lost = Lost(started, folder.resolve(), slot, self._problem.objective.metric, self._grace_s)
         return what_became_of(lost, self._cluster, self._folders, now=self.now)
+
+    def _none_left(self) -> str:
+        return f"the cluster had no node for any slot for {self._patience_s:.0f} s"
+
+    def _known(self) -> list[Slot]:
+        return [place.slot for place in self._places]
 
     def _segments(self) -> dict[str, Segment]:
         return {place.slot.name: place.running.segment for place in self._places if place.running is not None}

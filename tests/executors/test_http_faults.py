@@ -8,12 +8,10 @@ import time
 from pathlib import Path
 
 import pytest
+from killed_controller import causes_of_interruption, finished, kill_at_work
 from local_setup import a_segment, local_problem
 
-import frugalbo as fb
 from frugalbo.executors.http import HttpExecutor
-from frugalbo.store import Store
-from frugalbo.stored import read_study
 from frugalbo.study import Cause, Ended, Outcome, Reported
 from frugalbo.testing.hosts import Host, Relay, free_port
 
@@ -204,35 +202,10 @@ def test_a_run_whose_controller_is_killed_goes_on_with_the_same_workers(hosts, p
     )
     command = [sys.executable, str(script), str(tmp_path)]
     controller = subprocess.Popen([*command, str(options)], start_new_session=True)
-    study, give_up = None, time.monotonic() + 120
-    while time.monotonic() < give_up and controller.poll() is None:
-        time.sleep(0.2)
-        if storage.exists():
-            with Store(storage) as store:
-                if not store.runs():
-                    continue
-                study = read_study(store, store.run(None).id)
-            if len(study.trials) >= 4 and any(trial.status == fb.Status.RUNNING for trial in study.trials.values()):
-                break
-    controller.kill()
-    controller.wait()
-    assert study is not None
-    before = {n: list(trial.ends) for n, trial in study.trials.items()}
+    before = kill_at_work(controller, storage, bool, timeout_s=120)
     done = subprocess.run([*command, "resume"], capture_output=True, text=True, timeout=200, check=False)
     assert done.returncode == 0, done.stderr
-    with Store(storage) as store:
-        study = read_study(store, store.run(None).id)
-    assert len(study.trials) == 6
-    for number, trial in study.trials.items():
-        assert trial.status == fb.Status.COMPLETED
-        assert list(trial.reports) == list(range(1, 151))
-        assert trial.ends[: len(before.get(number, []))] == before.get(number, [])
-        assert trial.used("evaluations") == 1
-    interrupted = [end for trial in study.trials.values() for end in trial.ends if end.outcome == Outcome.INTERRUPTED]
-    assert {end.cause for end in interrupted} <= {Cause.INFRASTRUCTURE}
-    assert study.ledger is not None
-    account = study.ledger.balance()["evaluations"]
-    assert (account.spent, account.held) == (6, 0)
+    assert causes_of_interruption(finished(storage, before)) <= {Cause.INFRASTRUCTURE}
 
 
 def test_leaving_the_executor_ends_what_the_workers_run(executor, hosts, tmp_path):

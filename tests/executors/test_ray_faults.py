@@ -14,6 +14,7 @@ import time
 from pathlib import Path
 
 import pytest
+from killed_controller import causes_of_interruption, finished, kill_at_work
 from local_setup import a_segment, lived_between, local_problem
 
 from frugalbo.executors import processes
@@ -220,10 +221,6 @@ def test_nodes_that_share_no_folder_carry_checkpoints_and_a_lost_one_costs_what_
 @pytest.mark.parametrize("folders", ["shared", "objects"])
 def test_a_run_whose_controller_is_killed_goes_on_as_if_it_had_paused(tmp_path, folders):
     """kill -9 of the controller takes the cluster with it, as that was its own; `resume` finishes the run."""
-    import frugalbo as fb
-    from frugalbo.store import Store
-    from frugalbo.stored import read_study
-
     script, storage = Path(__file__).parent / "ray_controller.py", tmp_path / "runs.db"
     env = {name: value for name, value in os.environ.items() if name != "RAY_ADDRESS"}
     command, engine = [sys.executable, str(script), str(tmp_path)], "ray"
@@ -233,38 +230,14 @@ def test_a_run_whose_controller_is_killed_goes_on_as_if_it_had_paused(tmp_path, 
         text = f'name = "ray"\nfolders = "file://{tmp_path}/objects"\nfolder = "{tmp_path}/node"\n'
         Path(engine).write_text(text)
     controller = subprocess.Popen([*command, engine], env=env, start_new_session=True)
-    study, give_up = None, time.monotonic() + 200
-    while time.monotonic() < give_up and controller.poll() is None:
-        time.sleep(0.2)
-        if storage.exists():
-            with Store(storage) as store:
-                if not store.runs():
-                    continue
-                study = read_study(store, store.run(None).id)
-            running = study.with_status(fb.Status.RUNNING)
-            if len(study.trials) >= 4 and any(len(trial.reports) < 50 for trial in running):  # far from its end
-                break
-    controller.kill()
-    controller.wait()
-    assert study is not None
-    before = {n: list(trial.ends) for n, trial in study.trials.items()}
 
+    def is_far_from_its_end(running):
+        return any(len(trial.reports) < 50 for trial in running)
+
+    before = kill_at_work(controller, storage, is_far_from_its_end, timeout_s=200)
     done = subprocess.run([*command, "resume"], env=env, capture_output=True, text=True, timeout=250, check=True)
     assert "budget of evaluations is spent" in done.stdout or "nothing" in done.stdout, done.stdout
-    with Store(storage) as store:
-        study = read_study(store, store.run(None).id)
-    assert len(study.trials) == 6
-    for number, trial in study.trials.items():
-        assert trial.status == fb.Status.COMPLETED
-        assert list(trial.reports) == list(range(1, 151))
-        assert trial.ends[: len(before.get(number, []))] == before.get(number, [])
-        assert trial.used("evaluations") == 1
-    interrupted = [end for trial in study.trials.values() for end in trial.ends if end.outcome == Outcome.INTERRUPTED]
-    assert interrupted
-    assert {end.cause for end in interrupted} == {Cause.INFRASTRUCTURE}
-    assert study.ledger is not None
-    account = study.ledger.balance()["evaluations"]
-    assert (account.spent, account.held) == (6, 0)
+    assert causes_of_interruption(finished(storage, before)) == {Cause.INFRASTRUCTURE}
     left = list(tmp_path.rglob("processes.json"))
     assert len(left) >= 6
     assert all((tmp_path / "node" in path.parents) == (folders == "objects") for path in left)

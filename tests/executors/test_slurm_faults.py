@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import os
 import shutil
 import signal
@@ -13,11 +12,12 @@ from dataclasses import replace
 
 import pytest
 import slurm_cluster
+from killed_controller import finished, kill_at_work
 from local_setup import HERE, a_segment, lived_between, local_problem
 
 import frugalbo as fb
 from frugalbo.budget.amounts import Cost
-from frugalbo.errors import ExecutorError, StorageError
+from frugalbo.errors import ExecutorError
 from frugalbo.executors import processes
 from frugalbo.executors.segments import SegmentFolder
 from frugalbo.executors.slurm import SlurmExecutor
@@ -252,40 +252,12 @@ def test_pools_are_partitions_with_prices(tmp_path):
 
 def test_a_run_whose_controller_is_killed_goes_on_as_if_it_had_paused(tmp_path):
     """kill -9 of the controller; its jobs are still there when `resume` comes."""
-    from frugalbo.store import Store
-    from frugalbo.stored import read_study
-
     storage = tmp_path / "runs.db"
     command = [sys.executable, str(HERE / "ray_controller.py"), str(tmp_path), "slurm"]
     controller = subprocess.Popen(command, start_new_session=True)
-    study, give_up = None, time.monotonic() + 100
-    while time.monotonic() < give_up and controller.poll() is None:
-        time.sleep(0.2)
-        if storage.exists():
-            with Store(storage) as store, contextlib.suppress(StorageError):  # there is no run in it yet
-                study = read_study(store, store.run(None).id)
-            if (
-                study is not None
-                and len(study.trials) >= 4
-                and any(trial.status == fb.Status.RUNNING for trial in study.trials.values())
-            ):
-                break
-    controller.kill()
-    controller.wait()
-    assert study is not None
-    before = {n: list(trial.ends) for n, trial in study.trials.items()}
+    before = kill_at_work(controller, storage, bool, timeout_s=100)
     subprocess.run([*command[:3], "resume"], capture_output=True, text=True, timeout=200, check=True)
-    with Store(storage) as store:
-        study = read_study(store, store.run(None).id)
-    assert len(study.trials) == 6
-    for number, trial in study.trials.items():
-        assert trial.status == fb.Status.COMPLETED
-        assert list(trial.reports) == list(range(1, 151))
-        assert trial.ends[: len(before.get(number, []))] == before.get(number, [])
-        assert trial.used("evaluations") == 1
-    assert study.ledger is not None
-    account = study.ledger.balance()["evaluations"]
-    assert (account.spent, account.held) == (6, 0)
+    finished(storage, before)
 
 
 def test_the_commands_read_what_slurm_prints(tmp_path, monkeypatch):
