@@ -10,7 +10,6 @@ there for the same version of the code that decides is not run again.
 
 from __future__ import annotations
 
-import argparse
 import json
 import os
 import sys
@@ -25,10 +24,9 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")  # before numpy and torch
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
 import numpy as np
-import torch
 
-from benchmarks import standings
 from benchmarks.race import jobs_of, own_seed, version
+from benchmarks.records import asked_of, command_line, read
 from benchmarks.tables import CHOSEN_ON, load
 from frugalbo.api import tune
 from frugalbo.budget.amounts import Budget
@@ -83,19 +81,14 @@ def markdown(records: list[dict[str, Any]]) -> str:
 
 def main() -> None:
     """Run what is missing, or tabulate."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = command_line(__doc__, RESULTS)
     parser.add_argument("--seeds", type=int, default=5)
     parser.add_argument("--methods", nargs="*", default=["auto", "ei", "qei"])
     parser.add_argument("--only", nargs="*", default=list(CHOSEN_ON))
-    parser.add_argument("--table", action="store_true", help="print the summary as Markdown, run nothing")
-    parser.add_argument("--out", type=Path, default=RESULTS)
-    asked = parser.parse_args()
-    if asked.table:
-        print(markdown(standings.read(asked.out)))
+    if (asked := asked_of(parser, markdown)) is None:
         return
-    torch.set_num_threads(1)
     warnings.filterwarnings("ignore", category=DeprecationWarning)
-    done = {(r["table"], r["method"], r["seed"], r["version"]) for r in standings.read(asked.out)}
+    done = {(r["table"], r["method"], r["seed"], r["version"]) for r in read(asked.out)}
     for seed in range(asked.seeds):
         for name in asked.only:
             for method in asked.methods:

@@ -37,7 +37,6 @@ version of our code is not run again.
 
 from __future__ import annotations
 
-import argparse
 import json
 import os
 import sys
@@ -58,6 +57,7 @@ from numpy.typing import NDArray
 from scipy.optimize import minimize
 
 from benchmarks import race, standings, tables
+from benchmarks.records import asked_of, command_line, read
 from frugalbo.budget.amounts import Budget, Cost
 from frugalbo.budget.ledger import Ledger
 from frugalbo.problem import Minimize, Problem
@@ -279,7 +279,7 @@ def version(method: str) -> str:
 
 def run_missing(names: Sequence[str], methods: Sequence[str], seeds: int, out: Path) -> None:
     """Run what is not on file, seed by seed, so that what is there at any time is balanced."""
-    done = {(*cell(r), r["version"]) for r in standings.read(out)}
+    done = {(*cell(r), r["version"]) for r in read(out)}
     wanted = [(name, method, seed) for seed in range(seeds) for name in names for method in methods]
     missing = [c for c in wanted if (*c, version(c[1])) not in done]
     print(f"{len(missing)} races to go", flush=True)
@@ -383,19 +383,12 @@ def _line(entries: Sequence[str]) -> str:
 
 def main() -> None:
     """Run or tabulate."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = command_line(__doc__, RESULTS)
     parser.add_argument("--only", nargs="*", choices=list(PROBLEMS), default=list(PROBLEMS))
     parser.add_argument("--methods", nargs="*", default=list(METHODS))
     parser.add_argument("--seeds", type=int, default=10)
-    parser.add_argument("--table", action="store_true", help="print the summary as Markdown, run nothing")
-    parser.add_argument("--out", type=Path, default=RESULTS)
-    asked = parser.parse_args()
-    if asked.table:
-        print(markdown(standings.read(asked.out)))
+    if (asked := asked_of(parser, markdown)) is None:
         return
-    import torch
-
-    torch.set_num_threads(1)
     warnings.filterwarnings("ignore", category=DeprecationWarning)
     run_missing(asked.only, asked.methods, asked.seeds, asked.out)
 

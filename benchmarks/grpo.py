@@ -13,15 +13,12 @@ Each run is one thread on the CPU and one appended JSON line; a run that is ther
 
 from __future__ import annotations
 
-import argparse
 import importlib.util
 import itertools
-import json
 import os
 import platform
 import statistics
 import sys
-import tempfile
 import time
 from collections.abc import Iterable, Sequence
 from datetime import UTC, datetime
@@ -33,13 +30,11 @@ from typing import Any
 os.environ.setdefault("OMP_NUM_THREADS", "1")  # before torch
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-from frugalbo.job import DivergedError, JobContext
+from benchmarks.records import Record, asked_of, command_line, keep, read, train_here
 
 RULES = ("uniform", "filtering", "knapsack", "posterior", "signal")
 PROBLEM = Path(__file__).resolve().parents[1] / "problems" / "knapsack_grpo"
 _OUT = Path(__file__).parent / "results" / "grpo.jsonl"
-
-Record = dict[str, Any]
 
 
 @lru_cache(maxsize=1)
@@ -58,27 +53,9 @@ def run(settings: Record, seed: int, updates: int | None = None) -> Record:
     """Train once in this process, for all the updates of the size by default; what came out, or why nothing did."""
     config = job().Config(**settings)
     n_updates: int = updates or job().SIZES[config.size].updates
-    reports: list[Record] = []
-    failed = None
     before = warm(config.size)  # outside the time that is taken
     began = time.process_time()
-    with tempfile.TemporaryDirectory() as folder:
-        context = JobContext(
-            params=settings,
-            start=0,
-            until=n_updates,
-            planned=n_updates,
-            seed=seed,
-            device="cpu",
-            threads=1,
-            checkpoint_dir=Path(folder),
-            objective="pass_at_1",
-            sink=reports.append,
-        )
-        try:
-            job().main(context)
-        except DivergedError as error:
-            failed = str(error)
+    reports, failed = train_here(job().main, settings, seed, n_updates, "pass_at_1")
     cpu_s = time.process_time() - began
     curves = {
         name: [round(r["metrics"][name], 5) for r in reports if name in r["metrics"]]
@@ -111,11 +88,6 @@ def key(record: Record) -> tuple[Any, ...]:
     return tuple(record[name] for name in ("size", "lr", "allocation", "seed"))
 
 
-def read(path: Path) -> list[Record]:
-    """The records on file."""
-    return [json.loads(line) for line in path.read_text().splitlines()] if path.exists() else []
-
-
 def run_missing(size: str, seeds: Iterable[int], rates: Sequence[float], rules: Sequence[str], path: Path) -> None:
     """Run what is not recorded, each result appended as soon as it is there."""
     done = {key(record) for record in read(path)}
@@ -123,10 +95,7 @@ def run_missing(size: str, seeds: Iterable[int], rates: Sequence[float], rules: 
         settings = {"size": size, "lr": lr, "allocation": rule}
         if key({**settings, "seed": seed}) in done:
             continue
-        record = run(settings, seed)
-        with path.open("a") as out:
-            out.write(json.dumps(record) + "\n")
-        print(json.dumps(record), flush=True)
+        keep(run(settings, seed), path)
 
 
 def table(records: Sequence[Record]) -> str:
@@ -175,20 +144,13 @@ def _spread(values: Sequence[float], sign: str = "") -> str:
 
 def main() -> None:
     """Run what is missing, or show the table."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = command_line(__doc__, _OUT)
     parser.add_argument("--seeds", type=int, default=5)
     parser.add_argument("--rates", type=float, nargs="+", default=[1e-3])
     parser.add_argument("--rules", nargs="+", choices=RULES, default=RULES)
     parser.add_argument("--size", default="mini")
-    parser.add_argument("--out", type=Path, default=_OUT)
-    parser.add_argument("--table", action="store_true")
-    args = parser.parse_args()
-    if args.table:
-        print(table(read(args.out)))
+    if (args := asked_of(parser, table)) is None:
         return
-    import torch
-
-    torch.set_num_threads(1)
     run_missing(args.size, range(args.seeds), args.rates, args.rules, args.out)
 
 

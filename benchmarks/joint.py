@@ -38,7 +38,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 import numpy as np
 
-from benchmarks import grpo
+from benchmarks import grpo, records
 from benchmarks.peers import Peer, drive, make_peer
 from frugalbo.api import tune
 from frugalbo.budget.amounts import Budget
@@ -92,9 +92,7 @@ class Trainings:
     def append(self, kind: str, record: Record) -> Record:
         """Puts a record on file; returns it whole."""
         record = {"kind": kind, "size": self.size, "updates": self.updates, **record}
-        with self.path.open("a") as out:
-            out.write(json.dumps(record) + "\n")
-        print(json.dumps(record), flush=True)
+        records.keep(record, self.path)
         return record
 
     def of(self, params: Params, seed: int) -> Record:
@@ -295,7 +293,7 @@ def standard_error(size: str) -> Callable[[float], float]:
 
 def read(path: Path) -> list[Record]:
     """The records on file; those without their updates have all of their size."""
-    return [{"updates": FULL[record["size"]], **record} for record in grpo.read(path)]
+    return [{"updates": FULL[record["size"]], **record} for record in records.read(path)]
 
 
 def _key(params: Params, seed: int) -> str:

@@ -14,7 +14,6 @@ Each study is a line of JSON; a study that is there is not done again.
 
 from __future__ import annotations
 
-import argparse
 import json
 import statistics
 import sys
@@ -22,22 +21,19 @@ import zlib
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 import numpy as np
 
 from benchmarks import joint
-from benchmarks.grpo import read
 from benchmarks.joint_table import with_error
+from benchmarks.records import Record, asked_of, command_line, keep, read
 from frugalbo.space import Params, Space
 
 UPDATES = 30
 _POINTS = 20_000  # among which the least value is looked for
 _OUT = Path(__file__).parent / "results" / "joint_emulated.jsonl"
-
-Record = dict[str, Any]
 
 
 @dataclass(frozen=True, slots=True)
@@ -110,9 +106,7 @@ def run_missing(seeds: Sequence[int], trials: int, methods: Sequence[str], path:
                 "regret": round(emulator.loss(answer) - emulator.least, 5),
                 "best_tried": round(min(emulator.loss(params) for params, _ in tried) - emulator.least, 5),
             }
-            with path.open("a") as out:
-                out.write(json.dumps(record) + "\n")
-            print(json.dumps(record), flush=True)
+            keep(record, path)
 
 
 def table(records: Sequence[Record]) -> str:
@@ -141,20 +135,13 @@ def table(records: Sequence[Record]) -> str:
 
 def main() -> None:
     """Run what is missing, or show the table."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = command_line(__doc__, _OUT)
     known = (*joint.METHODS, joint.UNTOLD)
     parser.add_argument("--seeds", type=int, default=12)
     parser.add_argument("--trials", type=int, default=20)
     parser.add_argument("--methods", nargs="+", choices=known, default=known)
-    parser.add_argument("--out", type=Path, default=_OUT)
-    parser.add_argument("--table", action="store_true")
-    args = parser.parse_args()
-    if args.table:
-        print(table(read(args.out)))
+    if (args := asked_of(parser, table)) is None:
         return
-    import torch
-
-    torch.set_num_threads(1)
     run_missing(range(args.seeds), args.trials, args.methods, args.out)
 
 

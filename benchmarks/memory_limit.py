@@ -15,25 +15,21 @@ It can be run in pieces, as `joint.py`. The records have the most bytes that any
 
 from __future__ import annotations
 
-import argparse
 import math
 import statistics
 import sys
-import tempfile
 import time
 from collections.abc import Sequence
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from benchmarks import joint
-from benchmarks.grpo import read
 from benchmarks.joint import CONFIRM, METHODS, Trainings
 from benchmarks.joint_table import with_error
+from benchmarks.records import Record, asked_of, command_line, train_here
 from benchmarks.tiny_llama_reference import PROBLEM, job
-from frugalbo.job import DivergedError, JobContext
 from frugalbo.problem import load_problem
 from frugalbo.space import Params, Space
 
@@ -41,31 +37,12 @@ KNOBS = ("lr", "density", "phi")
 NOTHING = math.log(256)  # nats per byte of who knows nothing
 _OUT = Path(__file__).parent / "results" / "memory_limit.jsonl"
 
-Record = dict[str, Any]
-
 
 def train(size: str, params: Params, seed: int, steps: int) -> Record:
     """One training: the loss at its end, and the most bytes of state that it reported."""
-    reports: list[Record] = []
-    loss, began = NOTHING, time.process_time()
-    with tempfile.TemporaryDirectory() as folder:
-        context = JobContext(
-            params={"size": size, **params},
-            start=0,
-            until=steps,
-            planned=steps,
-            seed=seed,
-            device="cpu",
-            threads=1,
-            checkpoint_dir=Path(folder),
-            objective="val_loss",
-            sink=reports.append,
-        )
-        try:
-            job().main(context)
-            loss = round(reports[-1]["metrics"]["val_loss"], 5)
-        except DivergedError:
-            pass
+    began = time.process_time()
+    reports, failed = train_here(job().main, {"size": size, **params}, seed, steps, "val_loss")
+    loss = NOTHING if failed is not None else round(reports[-1]["metrics"]["val_loss"], 5)
     return {
         "loss": loss,
         "seconds": round(time.process_time() - began, 2),
@@ -126,21 +103,14 @@ def table(records: Sequence[Record]) -> str:
 
 def main() -> None:
     """Run what is missing, or show the table."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = command_line(__doc__, _OUT)
     parser.add_argument("--seeds", type=int, default=5)
     parser.add_argument("--trials", type=int, default=20)
     parser.add_argument("--steps", type=int, default=128)
     parser.add_argument("--limit", type=int, default=450_000)
     parser.add_argument("--methods", nargs="+", choices=METHODS, default=METHODS)
-    parser.add_argument("--out", type=Path, default=_OUT)
-    parser.add_argument("--table", action="store_true")
-    args = parser.parse_args()
-    if args.table:
-        print(table(read(args.out)))
+    if (args := asked_of(parser, table)) is None:
         return
-    import torch
-
-    torch.set_num_threads(1)
     trainings = Trainings("mini", args.steps, args.out, train)
     run_missing(trainings, args.limit, range(args.seeds), args.trials, args.methods)
 

@@ -11,8 +11,6 @@ log density of the function at 40 further points, in units of the function; mean
 
 from __future__ import annotations
 
-import argparse
-import json
 import math
 import os
 import sys
@@ -29,7 +27,7 @@ import frugalbo.models  # isort: skip  # noqa: F401 - first: it imports linear_o
 import numpy as np
 import torch
 
-from benchmarks import standings
+from benchmarks.records import asked_of, command_line, keep
 from frugalbo.metabo.nearness import matern
 from frugalbo.metabo.weights import shipped
 
@@ -76,20 +74,13 @@ def markdown(records: list[dict[str, Any]]) -> str:
 
 def main() -> None:
     """Run, or tabulate."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = command_line(__doc__, RESULTS)
     parser.add_argument("--tasks", type=int, default=40)
-    parser.add_argument("--table", action="store_true", help="print the summary as Markdown, run nothing")
-    parser.add_argument("--out", type=Path, default=RESULTS)
-    asked = parser.parse_args()
-    if asked.table:
-        print(markdown(standings.read(asked.out)))
+    if (asked := asked_of(parser, markdown)) is None:
         return
-    torch.set_num_threads(1)
     for d, n in SIZES:
         record = {**run(d, n, asked.tasks), "at": datetime.now(UTC).isoformat(timespec="seconds")}
-        with asked.out.open("a") as file:
-            file.write(json.dumps(record) + "\n")
-        print(json.dumps(record), flush=True)
+        keep(record, asked.out)
 
 
 if __name__ == "__main__":

@@ -32,7 +32,7 @@ sys.path.insert(0, str(Path(__file__).parents[1]))
 import numpy as np
 from numpy.typing import NDArray
 
-from benchmarks import standings
+from benchmarks.records import read
 from frugalbo.bandits import UCB1, BetaThompson, MinimaxSearch, SequentialHalving
 from frugalbo.bandits.stochastic import CountingBandit
 from frugalbo.metabo.minimax import difficulty
@@ -129,7 +129,7 @@ def main() -> None:
     parser.add_argument("--out", type=Path, default=RESULTS)
     asked = parser.parse_args()
     if asked.table:
-        print(markdown(standings.read(asked.out)))
+        print(markdown(read(asked.out)))
         return
     for n_arms, pulls in SIZES:
         for kind, thetas in instances(n_arms, asked.instances).items():

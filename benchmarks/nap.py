@@ -40,8 +40,8 @@ import frugalbo.models  # isort: skip  # noqa: F401 - first: it imports linear_o
 import numpy as np
 import torch
 
-from benchmarks import standings
 from benchmarks.curve_tables import data_folder
+from benchmarks.records import read
 from frugalbo.metabo.evaluate import Setting, run
 from frugalbo.metabo.nap import NAPTraining, train_nap
 from frugalbo.metabo.network import NAPShape
@@ -118,14 +118,14 @@ def main() -> None:
     parser.add_argument("--out", type=Path, default=RESULTS)
     asked = parser.parse_args()
     if asked.table:
-        print(markdown(standings.read(asked.out)))
+        print(markdown(read(asked.out)))
         return
     if asked.folder is None:
         parser.error("expected --folder, where weights are kept")
     torch.set_num_threads(1)
     asked.folder.mkdir(parents=True, exist_ok=True)
     tables = read_tables(data_folder() / "nap_xgb" / "xgb_tables.npz")
-    done = {(r["task"], r["seed"], r["method"]) for r in standings.read(asked.out)}
+    done = {(r["task"], r["seed"], r["method"]) for r in read(asked.out)}
     for seed in range(asked.seeds):
         for method in (*METHODS, *(m for m, seeds in AUDITED.items() if seed < seeds)):
             missing = [task for task in map(str, range(20, 34)) if (task, seed, method) not in done]

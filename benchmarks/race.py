@@ -50,6 +50,7 @@ import numpy as np
 import frugalbo
 from benchmarks import peers, standings
 from benchmarks.peers import Job, Stopwatch
+from benchmarks.records import read
 from benchmarks.tables import NAMES, SUITES, Table, load
 from frugalbo.api import tune
 from frugalbo.budget.amounts import Budget
@@ -211,7 +212,7 @@ def cells(
 
 def run_missing(wanted: Iterable[standings.Cell], jobs: int, out: Path) -> None:
     """Run what is not recorded for this version, each record appended as soon as it is there."""
-    done = {(*standings.cell(r), r["version"]) for r in standings.read(out)}
+    done = {(*standings.cell(r), r["version"]) for r in read(out)}
     missing = [cell for cell in wanted if (*cell, version(cell[1])) not in done]
     print(f"{len(missing)} races to go", flush=True)
     out.parent.mkdir(parents=True, exist_ok=True)
@@ -252,7 +253,7 @@ def main() -> None:
     parser.add_argument("--out", type=Path, default=RESULTS)
     asked = parser.parse_args()
     if asked.table:
-        records = standings.read(asked.out)
+        records = read(asked.out)
         if asked.revision is not None:
             records = [r for r in records if r["version"].endswith(f"r{asked.revision}")]
         records = [r for r in records if standings.over(r) == asked.over]

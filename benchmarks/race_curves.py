@@ -44,6 +44,7 @@ import numpy as np
 from benchmarks import curve_peers, curve_tables, race
 from benchmarks.curve_tables import CurveTable, Pool
 from benchmarks.peers import Stopwatch
+from benchmarks.records import read
 from frugalbo.budget.amounts import Budget
 from frugalbo.budget.cost import cost_model
 from frugalbo.executors.simulated import SimulatedExecutor
@@ -115,11 +116,6 @@ def run_cell(name: str, method: str, budget: int, workers: int, seed: int) -> di
 def version(method: str) -> str:
     """What a record is valid for."""
     return race.version(f"ours:{method}") if method in OURS else curve_peers.version(method)
-
-
-def read(out: Path) -> list[dict[str, Any]]:
-    """All records."""
-    return [json.loads(line) for line in out.read_text().splitlines()] if out.exists() else []
 
 
 def cell(record: Mapping[str, Any]) -> Cell:

@@ -22,7 +22,6 @@ import argparse
 import json
 import os
 import sys
-import tempfile
 from collections import defaultdict
 from datetime import UTC, datetime
 from functools import cache
@@ -36,10 +35,10 @@ sys.path.insert(0, str(Path(__file__).parents[1]))
 import torch
 
 from benchmarks import race, tiny_llama_reference
+from benchmarks.records import read, train_here
 from frugalbo.budget.amounts import Budget
 from frugalbo.budget.cost import KnownCost
 from frugalbo.executors.simulated import Curve, SimulatedExecutor
-from frugalbo.job import DivergedError, JobContext
 from frugalbo.problem import Problem, load_problem
 from frugalbo.propose.random import RandomProposer
 from frugalbo.run import RunLoop
@@ -62,17 +61,8 @@ def trained(params: Params, planned: int, seed: int) -> Curve:
 
 @cache  # schedulers start many configurations in common
 def _trained(params: tuple[tuple[str, Any], ...], planned: int, seed: int) -> Curve:
-    reports: list[dict[str, Any]] = []
-    failure = None
-    with tempfile.TemporaryDirectory() as folder:
-        context = JobContext(
-            params=dict(params), start=0, until=planned, planned=planned, seed=seed, device="cpu", threads=1,
-            checkpoint_dir=Path(folder), objective="val_loss", sink=reports.append,
-        )  # fmt: skip
-        try:
-            tiny_llama_reference.job().main(context)
-        except DivergedError:
-            failure = Failure.DIVERGED
+    reports, why = train_here(tiny_llama_reference.job().main, dict(params), seed, planned, "val_loss")
+    failure = None if why is None else Failure.DIVERGED
     steps = [report["step"] for report in reports]
     return Curve(steps, [float(s) for s in steps], [dict(report["metrics"]) for report in reports], failure)
 
@@ -99,11 +89,6 @@ def run_cell(problem: Problem, method: str, budget: float, seed: int) -> dict[st
         "torch": torch.__version__,
         "at": datetime.now(UTC).isoformat(timespec="seconds"),
     }
-
-
-def read(out: Path) -> list[dict[str, Any]]:
-    """All records."""
-    return [json.loads(line) for line in out.read_text().splitlines()] if out.exists() else []
 
 
 def markdown(records: list[dict[str, Any]]) -> str:

@@ -8,28 +8,21 @@ these are.
 
 from __future__ import annotations
 
-import json
 from collections.abc import Sequence
-from pathlib import Path
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 from scipy.stats import rankdata
 
+from benchmarks.records import Record
+from benchmarks.records import read as read
 from benchmarks.tables import CHOSEN_ON, SUITES
 
 Array = NDArray[np.float64]
-Record = dict[str, Any]
 Cell = tuple[str, str, int, int, str]
 
 SHARES = (0.1, 0.3, 1.0)
 _RESAMPLES = 2000
-
-
-def read(path: Path) -> list[Record]:
-    """All records on file."""
-    return [json.loads(line) for line in path.read_text().splitlines()] if path.exists() else []
 
 
 def cell(record: Record) -> Cell:

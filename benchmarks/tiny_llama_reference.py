@@ -20,7 +20,6 @@ import platform
 import statistics
 import subprocess
 import sys
-import tempfile
 import time
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
@@ -123,30 +122,12 @@ def run(of: Cell) -> Cell:
     """Train once; what came out, or why nothing did."""
     import torch
 
-    from frugalbo.job import DivergedError, JobContext
+    from benchmarks.records import train_here
 
     torch.set_num_threads(1)
     job().preload()
-    reports: list[dict[str, Any]] = []
-    failed = None
     began = time.process_time()
-    with tempfile.TemporaryDirectory() as folder:
-        context = JobContext(
-            params=of["config"],
-            start=0,
-            until=of["steps"],
-            planned=of["steps"],
-            seed=of["seed"],
-            device="cpu",
-            threads=1,
-            checkpoint_dir=Path(folder),
-            objective="val_loss",
-            sink=reports.append,
-        )
-        try:
-            job().main(context)
-        except DivergedError as error:
-            failed = str(error)
+    reports, failed = train_here(job().main, of["config"], of["seed"], of["steps"], "val_loss")
     metrics = reports[-1]["metrics"] if reports else {}
     return {
         **of,

@@ -11,7 +11,6 @@ factor, rule, seed) is a line of JSON; one that is there for the same version of
 
 from __future__ import annotations
 
-import argparse
 import json
 import os
 import sys
@@ -24,10 +23,9 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")  # before numpy and torch
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
 import numpy as np
-import torch
 
-from benchmarks import standings
 from benchmarks.race import jobs_of, own_seed, version
+from benchmarks.records import asked_of, command_line, read
 from benchmarks.tables import CHOSEN_ON, load
 from frugalbo.api import tune
 from frugalbo.budget.amounts import Budget
@@ -89,17 +87,12 @@ def markdown(records: list[dict[str, Any]]) -> str:
 
 def main() -> None:
     """Run what is missing, or tabulate."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = command_line(__doc__, RESULTS)
     parser.add_argument("--seeds", type=int, default=5)
     parser.add_argument("--only", nargs="*", default=list(CHOSEN_ON))
-    parser.add_argument("--table", action="store_true", help="print the summary as Markdown, run nothing")
-    parser.add_argument("--out", type=Path, default=RESULTS)
-    asked = parser.parse_args()
-    if asked.table:
-        print(markdown(standings.read(asked.out)))
+    if (asked := asked_of(parser, markdown)) is None:
         return
-    torch.set_num_threads(1)
-    done = {(r["table"], r["factor"], r["rule"], r["seed"], r["version"]) for r in standings.read(asked.out)}
+    done = {(r["table"], r["factor"], r["rule"], r["seed"], r["version"]) for r in read(asked.out)}
     wanted = [(n, f, r, s) for s in range(asked.seeds) for n in asked.only for f in FACTORS for r in RULES]
     for cell in wanted:
         if (*cell, version("ours")) not in done:
