@@ -82,24 +82,19 @@ def past_of(tables: Mapping[str, tuple[Array, Array]]) -> Past:
 
 
 def table(records: Sequence[Record]) -> str:
-    """Regrets and gains on `ei`, for the races of at least 25 steps, and for those of 100 where these are fewer."""
+    """Regrets and gains on `ei`, for all races of 25 steps, and those of 50 and of 100 where these are fewer."""
     races = {(r["task"], r["seed"], r["method"]): r for r in records if r["kind"] == "race" and r["task"] in TASKS}
     methods = [m for m in METHODS if any(m == method for _, _, method in races)]
-    parts: list[str] = []
-    whole: list[tuple[str, int]] = []
-    for most in (25, 100):
-        shorter, whole = (
-            whole,
-            sorted({c[:2] for c in races if all(len(races.get((*c[:2], m), _NONE)["regret"]) > most for m in methods)}),
-        )
-        if whole == shorter:
-            parts.clear()
-        if whole:
-            parts.append(_of({(*c, m): races[*c, m] for c in whole for m in methods}, methods, whole, most))
-    return "\n\n".join(parts)
+    lengths: dict[tuple[tuple[str, int], ...], int] = {}  # of which cells, how far all methods have gone
+    for most in STEPS[2:]:
+        whole = (c[:2] for c in races if all(len(races.get((*c[:2], m), _NONE)["regret"]) > most for m in methods))
+        lengths[tuple(sorted(set(whole)))] = most
+    return "\n\n".join(_of(races, methods, cells, most) for cells, most in lengths.items() if cells)
 
 
-def _of(races: dict[tuple[str, int, str], Record], methods: list[str], cells: list[tuple[str, int]], most: int) -> str:
+def _of(
+    races: Mapping[tuple[str, int, str], Record], methods: Sequence[str], cells: Sequence[tuple[str, int]], most: int
+) -> str:
     steps = [s for s in STEPS if s <= most]
     spaces = list(dict.fromkeys(space_of(task) for task, _ in cells))
     lines = [f"| space | data sets, races | method | {' | '.join(f'{s} steps' for s in steps)} |"]
