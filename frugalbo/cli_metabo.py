@@ -56,6 +56,7 @@ def _train(args: argparse.Namespace) -> int:
     """Print a line of JSON each so many steps; returns the exit code."""
     from frugalbo.metabo.minimax import MinimaxTraining, train_minimax
     from frugalbo.metabo.nap import NAPTraining, train_nap
+    from frugalbo.metabo.policy_train import PolicyTraining, train_policy
     from frugalbo.metabo.settings import read_settings
     from frugalbo.metabo.train import Training, train
 
@@ -70,8 +71,11 @@ def _train(args: argparse.Namespace) -> int:
         train_nap(NAPTraining.of(settings), args.out, observe)
     elif kind == "minimax":
         train_minimax(MinimaxTraining.of(settings), args.out, observe)
+    elif kind == "policy":
+        train_policy(PolicyTraining.of(settings), args.out, observe)
     else:
-        raise WeightsError(f"expected a kind of 'universal', 'nap' or 'minimax' in {args.config!r}, got {kind!r}")
+        kinds = "'universal', 'nap', 'minimax' or 'policy'"
+        raise WeightsError(f"expected a kind of {kinds} in {args.config!r}, got {kind!r}")
     return 0
 
 

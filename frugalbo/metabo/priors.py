@@ -104,6 +104,23 @@ class Prior:
         X, y, Q, truth, categorical = (t.to(device) for t in (X, y[:, :n], Q, y[:, n:], categorical))
         return Tasks(X, y, categorical, Q, truth, observed)
 
+    def finite(self, seed: int, i: int, count: int) -> tuple[Tensor, Tensor, Tensor]:
+        """Batch number `i` of finite sets: points B x count x d, values without noise B x count, categorical d.
+
+        One batch in two has points of no particular place alone, the other as many near the best of them, as the pools
+        of a proposer have.
+        """
+        rng = np.random.default_rng([seed, i, 3])
+        g = torch.Generator().manual_seed(int(rng.integers(2**62)))
+        d = min(self.most_dims, 1 + int(rng.gamma(1.5, 3.5)))
+        categorical = torch.from_numpy(rng.random(d) < rng.choice([0.0, 0.0, 0.4]))
+        function = _Function(self.batch, d, categorical, rng, g, self.networks)
+        z, near = _normal(g, self.batch, count), count // 2 if rng.random() < 0.5 else 0
+        X = function.points(count - near)
+        if near:
+            X = torch.cat([X, _near_best(function, X, z, near, g)], dim=1)
+        return X, function.values(X, z), categorical
+
 
 class _Function:
     """A batch of random functions; values of further points are drawn given those of earlier ones."""
