@@ -50,8 +50,7 @@ from benchmarks import standings
 from benchmarks.tables import NAMES, load
 from frugalbo.acquisition.gittins import GittinsIndex, decayed_lambda
 from frugalbo.acquisition.log_ei_per_cost import LogEIPerCost
-from frugalbo.metabo.policy import load_policy
-from frugalbo.metabo.policy_train import digest
+from frugalbo.metabo.policy import digest, load_policy
 from frugalbo.metabo.priors import Prior
 from frugalbo.metabo.purchases import Purchases, Scores, draw, spend
 from frugalbo.metabo.weights import shipped

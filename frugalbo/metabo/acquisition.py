@@ -26,6 +26,7 @@ from __future__ import annotations
 
 import math
 import warnings
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -37,7 +38,9 @@ from torch import Tensor
 from frugalbo.acquisition.log_ei_per_cost import LogEIPerCost
 from frugalbo.acquisition.registry import Chosen, Situation, choose
 from frugalbo.errors import FrugalWarning, ModelError
+from frugalbo.metabo.bars import Prediction
 from frugalbo.metabo.past import Past, PastModel
+from frugalbo.metabo.policy import BudgetPolicy, Spending
 from frugalbo.metabo.universal import Fit, Universal
 from frugalbo.metabo.weights import shipped
 from frugalbo.models.kernel import lengthscale_prior
@@ -52,13 +55,20 @@ _LEAST_CHANCE = 1e-6  # what single precision tells from 0
 _LEAST = 3  # results before one can be left out
 
 
-def choose_metabo(situation: Situation, network: Universal | None = None, past: Past | None = None) -> Chosen:
+def choose_metabo(
+    situation: Situation,
+    network: Universal | None = None,
+    past: Past | None = None,
+    policy: BudgetPolicy | None = None,
+) -> Chosen:
     """The acquisition that is `metabo`, ready to be maximised; that of `bo` where the network cannot be asked.
 
     Args:
         situation: What it may look at.
         network: By default the one that comes with the package.
         past: Earlier studies, as seen from this space.
+        policy: What weighs improvements and costs where a budget of seconds or money is limited; `alpha` is then the
+            share of it that is left. By default, and as long as nothing is known of costs, `alpha log cost` does.
     """
     best = situation.best()
     if best is None:
@@ -77,26 +87,65 @@ def choose_metabo(situation: Situation, network: Universal | None = None, past: 
     p = weights(asked, unbelieving, varies, None if past is None else _past_model(past, unbelieving))
     fit = None if asked is None else _read(asked, objective, varies)
     process = LogEIPerCost(objective.model, best, maximize=False)
-    log_cost = situation.log_charge
 
-    def value(X: Tensor) -> Tensor:
-        said = [p[0].log() + process(X)]
+    def improvement(X: Tensor) -> tuple[Tensor, Prediction | None]:
+        said, answer = [p[0].log() + process(X)], None
         if fit is not None:
-            Q = X[:, 0, varies].unsqueeze(0)  # 1 x b x varying
-            said.append(p[1].log() + network.answer(fit, Q, observed=False).log_improvement(best)[0].to(X))
+            answer = network.answer(fit, X[:, 0, varies].unsqueeze(0), observed=False)  # 1 x b
+            said.append(p[1].log() + answer.log_improvement(best)[0].to(X))
         if earlier is not None:
             said.append(p[2].log() + earlier.log_improvement(X[:, 0], best))
-        mixed = torch.logsumexp(torch.stack(said), dim=0)
-        if log_cost is not None and situation.alpha > 0:
-            mixed = mixed - situation.alpha * log_cost(X)[..., 0, 0]
-        return mixed + situation.log_chances(X)
+        return torch.logsumexp(torch.stack(said), dim=0), answer
+
+    spending = None if policy is None else _spending(policy, situation, best, improvement)
+    priced = _pricing(situation, spending)
+
+    def value(X: Tensor) -> Tensor:
+        return priced(X, *improvement(X)) + situation.log_chances(X)
 
     why: dict[str, Any] = {"alpha": round(situation.alpha, 4), "network": round(float(p[1]), 4)}
+    if spending is not None:
+        why["policy"] = "budget"
     if problem:
         why["network_because"] = problem
     if earlier is not None:
         why |= {"past": round(float(p[2]), 4), "past_studies": earlier.counted()}
     return Chosen(value, why)
+
+
+def _pricing(situation: Situation, spending: Spending | None) -> Callable[[Tensor, Tensor, Prediction | None], Tensor]:
+    """What points (b x 1 x d) are worth at their price, with their log improvement and the network's answer."""
+    log_cost = situation.log_charge
+
+    def priced(X: Tensor, log_improvement: Tensor, answer: Prediction | None) -> Tensor:
+        if log_cost is not None and spending is not None and answer is not None:
+            return spending(answer, log_improvement, log_cost(X)[..., 0, 0])
+        if log_cost is not None and situation.alpha > 0:
+            return log_improvement - situation.alpha * log_cost(X)[..., 0, 0]
+        return log_improvement
+
+    return priced
+
+
+def _spending(
+    policy: BudgetPolicy,
+    situation: Situation,
+    best: float,
+    improvement: Callable[[Tensor], tuple[Tensor, Prediction | None]],
+) -> Spending | None:
+    """The policy among the points of the pool; None where no budget or no cost is known, or no network is asked."""
+    budget, log_cost, pool = situation.hard_budget, situation.log_charge, situation.pool
+    if budget is None or log_cost is None:
+        return None
+    X = pool.unsqueeze(-2)
+    with torch.no_grad():
+        mixed, answer = improvement(X)
+        if answer is None:
+            return None
+        seen = len(situation.objective.model.seen)
+        allowed = torch.from_numpy(budget.allows(pool.numpy()))
+        spending = Spending(policy, math.log(budget.left_s), situation.alpha, seen, best)
+        return spending.beside(answer, mixed, log_cost(X)[..., 0, 0], allowed)
 
 
 def weights(network: Universal | None, objective: Objective, varies: Tensor, past: PastModel | None) -> Tensor:

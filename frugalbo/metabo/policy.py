@@ -31,10 +31,11 @@ training; cost and budget among them; the network that predicts was trained befo
 
 from __future__ import annotations
 
+import hashlib
 import json
 import math
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -44,7 +45,8 @@ from torch import Tensor, nn
 
 from frugalbo.errors import WeightsError
 from frugalbo.metabo.bars import Prediction
-from frugalbo.metabo.weights import all_numbers, read, write
+from frugalbo.metabo.universal import Universal
+from frugalbo.metabo.weights import Knowledge, all_numbers, known, read, write
 
 FORMAT = "frugalbo.metabo.policy/1"
 FACTS = 8
@@ -169,6 +171,75 @@ class PolicyWeights:
 
     policy: BudgetPolicy
     made: Mapping[str, Any] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True)
+class Spending:
+    """The policy in one situation: scores of single points, which may lie beside the pool that they are judged by.
+
+    Args:
+        policy: Whose scores.
+        log_left: The log of what is left of the budget.
+        share: Of the budget that is left.
+        seen: The number of results.
+        best: The best outcome.
+        reference: What the pool is like; see `beside`.
+    """
+
+    policy: BudgetPolicy
+    log_left: float
+    share: float
+    seen: int
+    best: float
+    reference: Reference | None = None
+
+    def beside(self, said: Prediction, log_improvement: Tensor, log_cost: Tensor, allowed: Tensor) -> Spending:
+        """The same among the candidates of a pool, m each."""
+        reference = Reference.of(*self._state(said, log_improvement, log_cost), allowed.unsqueeze(0))
+        return replace(self, reference=reference)
+
+    def __call__(self, said: Prediction, log_improvement: Tensor, log_cost: Tensor) -> Tensor:
+        """Of points, b each.
+
+        Args:
+            said: Of them, 1 x b.
+            log_improvement: In whose place this expected improvement counts.
+            log_cost: In the unit of `log_left`.
+        """
+        assert self.reference is not None  # `beside` comes first
+        return self.policy(*self._state(said, log_improvement, log_cost), self.reference)[0].to(log_improvement)
+
+    def _state(self, said: Prediction, log_improvement: Tensor, log_cost: Tensor) -> tuple[Outlook, Purse]:
+        outlook = Outlook.of(said, said.location.new_tensor([self.best]))
+        state = (log_cost.new_tensor([number]) for number in (self.log_left, self.share, self.seen))
+        return replace(outlook, log_improvement=log_improvement.unsqueeze(0)), Purse(log_cost.unsqueeze(0), *state)
+
+
+@cache
+def proposing(path: str = "") -> tuple[Knowledge, BudgetPolicy | None]:
+    """What a file for `metabo` holds, read once: a network and a past; or a policy, for those that ship.
+
+    Raises:
+        WeightsError: If there is no such file, it holds neither, or a policy that was trained on another network.
+    """
+    if not path:
+        return known(), None
+    try:
+        read(path, FORMAT)
+    except WeightsError:
+        return known(path), None
+    held, trained_on = load_policy(path), digest(known().network)
+    if (came := held.made.get("training", {}).get("network")) != trained_on:
+        raise WeightsError(f"expected in {path!r} a policy for the network {trained_on} that ships, got one for {came}")
+    return known(), held.policy
+
+
+def digest(network: Universal) -> str:
+    """What tells one network that predicts from another."""
+    found = hashlib.sha256()
+    for tensor in network.state_dict().values():
+        found.update(tensor.cpu().contiguous().numpy().tobytes())
+    return found.hexdigest()[:16]
 
 
 def save_policy(path: str | Path, policy: BudgetPolicy, made: Mapping[str, Any]) -> None:

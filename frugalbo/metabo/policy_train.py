@@ -15,7 +15,6 @@ episodes cost next to nothing.
 
 from __future__ import annotations
 
-import hashlib
 import math
 import time
 from collections.abc import Callable, Mapping
@@ -28,7 +27,7 @@ from torch import Tensor
 
 from frugalbo.errors import WeightsError
 from frugalbo.metabo import checkpoint
-from frugalbo.metabo.policy import BudgetPolicy, PolicyShape, Reference, facts, save_policy
+from frugalbo.metabo.policy import BudgetPolicy, PolicyShape, Reference, digest, facts, save_policy
 from frugalbo.metabo.ppo import clipped_loss, log_chances
 from frugalbo.metabo.priors import Prior
 from frugalbo.metabo.purchases import Purchases, States, draw, spend
@@ -190,14 +189,6 @@ def advantages(steps: list[States], returns: Tensor, rollouts: int) -> Tensor:
     ridge = 1e-3 * len(b) * torch.eye(A.shape[1], dtype=A.dtype)
     gained = b - A @ torch.linalg.solve(A.T @ A + ridge, A.T @ b)
     return ((gained - gained.mean()) / gained.std(correction=0).clamp_min(1e-9)).float()
-
-
-def digest(network: Universal) -> str:
-    """What tells one network that predicts from another."""
-    found = hashlib.sha256()
-    for tensor in network.state_dict().values():
-        found.update(tensor.cpu().contiguous().numpy().tobytes())
-    return found.hexdigest()[:16]
 
 
 def _learnt_from(steps: list[States]) -> tuple[Tensor, ...]:

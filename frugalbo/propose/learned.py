@@ -25,15 +25,16 @@ class Learned:
     def past(self, space: Space) -> Past | None:
         """The earlier studies that are seen from a space; None if there are none."""
         from frugalbo.metabo.past import Past
-        from frugalbo.metabo.weights import known
+        from frugalbo.metabo.policy import proposing
 
         if self._seen is None or self._seen[0] is not space:
-            self._seen = space, Past.of(known(self._weights).past, space)
+            self._seen = space, Past.of(proposing(self._weights)[0].past, space)
         return self._seen[1]
 
     def choose(self, situation: Situation, space: Space) -> Chosen:
         """The acquisition, ready to be maximised."""
         from frugalbo.metabo.acquisition import choose_metabo
-        from frugalbo.metabo.weights import known
+        from frugalbo.metabo.policy import proposing
 
-        return choose_metabo(situation, known(self._weights).network, self.past(space))
+        held, policy = proposing(self._weights)
+        return choose_metabo(situation, held.network, self.past(space), policy)

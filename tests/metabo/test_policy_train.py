@@ -8,8 +8,8 @@ import pytest
 import torch
 
 from frugalbo.errors import WeightsError
-from frugalbo.metabo.policy import BudgetPolicy, Outlook, PolicyShape, Purse, load_policy
-from frugalbo.metabo.policy_train import PolicyTraining, advantages, digest, iterate, train_policy
+from frugalbo.metabo.policy import BudgetPolicy, Outlook, PolicyShape, Purse, digest, load_policy
+from frugalbo.metabo.policy_train import PolicyTraining, advantages, iterate, train_policy
 from frugalbo.metabo.priors import Prior
 from frugalbo.metabo.purchases import Purchases, States, spend
 from frugalbo.metabo.universal import Universal, UniversalShape
