@@ -18,9 +18,14 @@ class Nodes:
         """Something ended on a node: well, or by the node's fault. What a job did wrong is not told here."""
         self._strikes[node] = 0 if well else self._strikes.get(node, 0) + 1
 
+    @property
+    def struck(self) -> list[str]:
+        """Those that failed twice in a row."""
+        return sorted(node for node, strikes in self._strikes.items() if strikes >= _STRIKES)
+
     def avoided(self, alive: Collection[str]) -> list[str]:
         """Those of `alive` that failed twice in a row, unless they are all there is."""
-        bad = sorted(node for node in alive if self._strikes.get(node, 0) >= _STRIKES)
+        bad = [node for node in self.struck if node in alive]
         return bad if len(bad) < len(alive) else []
 
 

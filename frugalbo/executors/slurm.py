@@ -308,7 +308,7 @@ class SlurmExecutor:
             options.append(f"--mem={math.ceil((segment.memory_bytes + _MEMORY_BYTES) / 2**20)}M")
         if partition is not None:
             options.append(f"--partition={partition}")
-        if self._slurm and (avoided := self._nodes.avoided([node.name for node in self._slurm.nodes])):
+        if self._slurm and self._nodes.struck and (avoided := self._nodes.avoided(self._slurm.up(partition))):
             options.append(f"--exclude={','.join(avoided)}")
         return options + self._sbatch
 

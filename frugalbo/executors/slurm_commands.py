@@ -16,6 +16,7 @@ from frugalbo.errors import ExecutorError
 _ANSWER_S = 60.0  # a busy slurmctld may take that long
 _PENDING = ("PENDING", "CONFIGURING", "REQUEUED", "REQUEUE_HOLD", "REQUEUE_FED", "SPECIAL_EXIT", "RESV_DEL_HOLD")
 _AWAY = ("unable to contact slurm controller", "timed out", "zero bytes were transmitted", "connection refused")
+_UP = ("idle", "mix", "alloc", "comp", "plnd")  # with a `*` they do not answer
 _RUNNING = ("RUNNING", "COMPLETING", "SUSPENDED", "STOPPED", "STAGE_OUT", "SIGNALING", "RESIZING")
 
 
@@ -132,6 +133,13 @@ class Slurm:
             raise ExecutorError(f"expected a partition of the cluster, got {partition!r}")
         default = next((limit for name, limit in limits.items() if name.endswith("*")), "infinite")
         return seconds_of(limits.get(partition or "", limits.get(f"{partition}*", default)))
+
+    def up(self, partition: str | None) -> list[str]:
+        """The nodes of a partition, or of the default one, on which jobs can begin, now or when others end."""
+        options = [f"--partition={partition}"] if partition else []
+        done = _run(["sinfo", "--noheader", "--Node", "--format=%N|%t|%P", *options])
+        found = [line.split("|") for line in done.stdout.splitlines()]
+        return [node for node, state, name in found if state in _UP and (partition or name.endswith("*"))]
 
     def _accounts(self, jobs: Sequence[str]) -> Mapping[str, JobState] | None:
         """What the accounts say; None where there are none."""

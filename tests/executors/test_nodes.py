@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from dataclasses import replace
 
 import pytest
@@ -16,6 +17,7 @@ from frugalbo.executors.messages import confirm, segment_from_json, segment_to_j
 from frugalbo.executors.nodes import Nodes, back_off_s
 from frugalbo.executors.ray import RayExecutor
 from frugalbo.executors.ray_cluster import requests
+from frugalbo.executors.slurm import SlurmExecutor
 from frugalbo.pool import Pool
 from frugalbo.slot import Slot
 from frugalbo.study import Ended, Outcome
@@ -133,3 +135,44 @@ def test_backends_that_cannot_be_are_refused(backend, reason):
 def test_a_function_that_only_this_process_has_is_refused_before_anything_is_started():
     with pytest.raises(ProblemError, match="move it to a file"):
         RayExecutor(local_problem(lambda ctx: 1.0))
+
+
+SINFO = """#!/bin/sh
+case "$*" in
+  *%c*) printf 'a|2|(null)\\nb|2|(null)\\nc|2|(null)\\n' ;;
+  *%l*) printf 'main*|infinite\\nother|infinite\\n' ;;
+  *--partition=other*) printf 'c|idle|other\\n' ;;
+  *%t*) printf 'a|mix|main*\\nb|%s|main*\\nc|idle|other\\n' "$(cat {state})" ;;
+esac
+"""
+
+
+@pytest.mark.parametrize(
+    ("partition", "struck", "state", "excluded"),
+    [
+        (None, "a", "idle", "--exclude=a"),
+        (None, "a", "idle*", None),  # the other one does not answer
+        (None, "a", "drain", None),
+        (None, "ab", "alloc", None),
+        ("other", "c", "idle", None),  # that there are nodes in other partitions is no help
+        (None, "", "idle", None),
+    ],
+)
+def test_slurm_keeps_away_from_a_node_as_long_as_another_of_the_partition_is_up(
+    tmp_path, monkeypatch, partition, struck, state, excluded
+):
+    (tmp_path / "state").write_text(state)
+    sbatch = f'#!/bin/sh\necho "$@" > {tmp_path}/asked\necho 7\n'
+    programs = {"sinfo": SINFO.format(state=tmp_path / "state"), "sbatch": sbatch, "squeue": "#!/bin/sh\n"}
+    for name, text in (programs | {"scancel": "#!/bin/sh\n"}).items():
+        (tmp_path / name).write_text(text)
+        (tmp_path / name).chmod(0o755)
+    monkeypatch.setenv("PATH", str(tmp_path), prepend=os.pathsep)
+    executor = SlurmExecutor(local_problem("quick"), devices="cpu:1", partition=partition, grace_s=0.0)
+    with executor:
+        for node in struck * 2:
+            executor._nodes.note(node, well=False)
+        executor.submit(a_segment(tmp_path / "trial-0", slot=executor.slots[0]))
+        executor._running.clear()  # nothing ever runs there
+    asked = (tmp_path / "asked").read_text().split()
+    assert [word for word in asked if word.startswith("--exclude")] == ([excluded] if excluded else [])
