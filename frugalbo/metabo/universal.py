@@ -23,7 +23,7 @@ distance is 1.
 |---|---|---|
 | `X`, `y` | what was seen: unit points, standardised outcomes | B x n x d, B x n |
 | `Q` | what is asked | B x m x d |
-| `S` | squared distances in each dimension | B x n x n x d |
+| `S` | squared distances in each dimension, of each pair once | B x d x P |
 | `w` | log relevances: inverse lengthscales | B x d x H |
 | `noise` | log variances, in units of the amplitude | B x H |
 """
@@ -39,7 +39,7 @@ from torch.nn.functional import gelu, softplus
 
 from frugalbo.errors import ModelError
 from frugalbo.metabo.bars import Bars, Prediction
-from frugalbo.metabo.nearness import differences, matern, matern_of
+from frugalbo.metabo.nearness import Pairs, matern, matern_of
 from frugalbo.metabo.network import Block
 
 _DISTANCES = (0.05, 0.15, 0.4)  # of the variogram
@@ -165,19 +165,19 @@ class Universal(nn.Module):
             raise ModelError(f"expected at least 2 results of at most {most} dimensions, got {tuple(X.shape[1:])}")
         X, y = X.double(), y.double()
         extra = torch.zeros_like(y) if known is None else known.double()
-        S = differences(X, X, categorical)
-        dims = self.among_dims.read(gelu(self.dimension(_facts(X, y, S, categorical).to(self.step))))
+        pairs = Pairs.of(X, categorical)
+        dims = self.among_dims.read(gelu(self.dimension(_facts(X, y, pairs, categorical).to(self.step))))
         pooled = dims.mean(1)
         w = (self.first(dims) - math.log(0.5) - 0.5 * math.log(X.shape[2])).double()
         noise = (self.first_noise(pooled) + math.log(1e-3)).double()
         start, start_noise = w, noise
         for _ in range(self.shape.refinements):
-            slope, slope_noise = _slopes(S, y, w, noise, extra)
+            slope, slope_noise = _slopes(pairs, y, w, noise, extra)
             told = torch.cat([dims, *_as(dims, slope, w - start)], dim=-1)
             w = w + (softplus(self.step[0]) * slope + 0.5 * self.move(told))
             told = torch.cat([pooled, *_as(dims, slope_noise, noise - start_noise)], dim=-1)
             noise = noise + (softplus(self.step[1]) * slope_noise + 0.5 * self.move_noise(told))
-        K = _kernel(S, w.clamp(-6, 6))
+        K = _kernel(pairs, w.clamp(-6, 6))
         return self._fit(X, y, categorical, K, w.clamp(-6, 6), noise.clamp(-12, 1), pooled, extra)
 
     def _fit(
@@ -234,7 +234,7 @@ class Universal(nn.Module):
         """Of each kernel: nearness to the results (B x H x m x n), mean and variance (B x H x m)."""
         K = _between(fit, Q, fit.X)
         mean = fit.level.unsqueeze(-1) + (K @ fit.alpha.unsqueeze(-1)).squeeze(-1)
-        left = 1 - ((K @ fit.inverse) * K).sum(-1)
+        left = 1 - (K @ fit.inverse).mul_(K).sum(-1)
         return K, mean, fit.amplitude.unsqueeze(-1) * left.clamp_min(1e-8)
 
 
@@ -263,15 +263,15 @@ def _silent(inputs: int, outputs: int) -> nn.Linear:
     return layer
 
 
-def _kernel(S: Tensor, w: Tensor) -> Tensor:
-    """Matern 5/2 of each head, B x H x a x b."""
-    r = _radius(S, w)
-    return matern_of(r, torch.neg(r).exp_())
+def _kernel(pairs: Pairs, w: Tensor) -> Tensor:
+    """Matern 5/2 of each head, B x H x n x n."""
+    r = _radius(pairs, w)
+    return pairs.matrix(matern_of(r, torch.neg(r).exp_()))
 
 
-def _radius(S: Tensor, w: Tensor) -> Tensor:
-    """The scaled distances times sqrt(5), B x H x a x b."""
-    return (torch.einsum("bijd,bdh->bhij", S, 5 * (2 * w).exp()) + 1e-12).sqrt()
+def _radius(pairs: Pairs, w: Tensor) -> Tensor:
+    """The scaled distances times sqrt(5), B x H x P."""
+    return (5 * (2 * w.transpose(1, 2)).exp() @ pairs.S + 1e-12).sqrt()
 
 
 def _solve(K: Tensor, y: Tensor, noise: Tensor, extra: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
@@ -290,30 +290,29 @@ def _solve(K: Tensor, y: Tensor, noise: Tensor, extra: Tensor) -> tuple[Tensor, 
     return inverse, alpha, level, amplitude
 
 
-def _slopes(S: Tensor, y: Tensor, w: Tensor, noise: Tensor, extra: Tensor) -> tuple[Tensor, Tensor]:
+def _slopes(pairs: Pairs, y: Tensor, w: Tensor, noise: Tensor, extra: Tensor) -> tuple[Tensor, Tensor]:
     """The squashed gradients of the log marginal likelihoods by `w` (B x d x H) and `noise` (B x H)."""
-    r = _radius(S, w)
+    r = _radius(pairs, w)
     decay = torch.neg(r).exp_()
-    inverse, alpha, _, amplitude = _solve(matern_of(r, decay), y, noise, extra)
-    outer = alpha.unsqueeze(-1) * alpha.unsqueeze(-2) / amplitude[..., None, None]
-    M = 0.5 * (outer - inverse)
+    inverse, alpha, _, amplitude = _solve(pairs.matrix(matern_of(r, decay)), y, noise, extra)
+    outer = alpha.unsqueeze(-1) * (alpha / amplitude.unsqueeze(-1)).unsqueeze(-2)
+    M = outer - inverse
     # With r = sqrt(5) times the distance, dK / d(distance^2) = -5/6 (1 + r) exp(-r); d(distance^2) / dw = 2 e^2w S.
-    along = M * torch.addcmul(decay, r, decay)
-    by_w = torch.einsum("bhij,bijd->bdh", along, S) * (-5 / 3) * (2 * w).exp()
-    by_noise = M.diagonal(dim1=-2, dim2=-1).sum(-1) * noise.exp()
+    along = pairs.values(M) * torch.addcmul(decay, r, decay)  # half of M, but each pair counts twice
+    by_w = (pairs.S @ along.transpose(1, 2)) * (-5 / 3) * (2 * w).exp()
+    by_noise = 0.5 * M.diagonal(dim1=-2, dim2=-1).sum(-1) * noise.exp()
     return torch.tanh(by_w), torch.tanh(by_noise)
 
 
-def _facts(X: Tensor, y: Tensor, S: Tensor, categorical: Tensor) -> Tensor:
+def _facts(X: Tensor, y: Tensor, pairs: Pairs, categorical: Tensor) -> Tensor:
     """What is told of each dimension, B x d x facts."""
     n, d = X.shape[1:]
-    apart = 0.5 * (y.unsqueeze(-1) - y.unsqueeze(-2)) ** 2
-    pairs = 1 - torch.eye(n).to(X)
+    apart = (y[:, pairs.first] - y[:, pairs.second]) ** 2  # half of it, but each pair counts twice
     told = []
     for distance in _DISTANCES:
-        near = torch.exp(-S / (2 * distance**2)) * pairs.unsqueeze(-1)
-        mass = near.sum((1, 2))
-        told += [((near * apart.unsqueeze(-1)).sum((1, 2)) + _PSEUDO) / (mass + _PSEUDO), mass / (n * (n - 1))]
+        near = torch.exp(pairs.S * (-1 / (2 * distance**2)))
+        mass = 2 * near.sum(-1)
+        told += [((near @ apart.unsqueeze(-1)).squeeze(-1) + _PSEUDO) / (mass + _PSEUDO), mass / (n * (n - 1))]
     centred = X - X.mean(1, keepdim=True)
     # The linear correlation squared, so that a mirrored dimension is the same.
     told += [_correlation(centred, y) ** 2, _correlation(centred**2, y)]

@@ -8,6 +8,7 @@ import torch
 from torch import nn
 
 from frugalbo.errors import ModelError
+from frugalbo.metabo.nearness import Pairs
 from frugalbo.metabo.universal import Universal, UniversalShape, _kernel, _slopes, _solve, correlations
 from frugalbo.models.objective import fit_objective
 
@@ -118,15 +119,15 @@ def test_noise_that_is_known_stands_on_the_diagonal_of_each_kernel():
 
 def test_the_slopes_are_those_of_the_marginal_likelihood():
     X, y, _ = task()
-    S = (X.unsqueeze(2) - X.unsqueeze(1)) ** 2
+    pairs = Pairs.of(X, NUMBERS)
     w = torch.full((B, D, 1), 0.4, dtype=torch.float64, requires_grad=True)
     noise = torch.full((B, 1), -2.0, dtype=torch.float64, requires_grad=True)
     extra = torch.rand(B, N, dtype=torch.float64)
-    _, _, level, amplitude = (t.detach() for t in _solve(_kernel(S, w), y, noise, extra))
-    K = _kernel(S, w)[:, 0] + torch.diag_embed(noise.exp() + 1e-6 + extra)
+    _, _, level, amplitude = (t.detach() for t in _solve(_kernel(pairs, w), y, noise, extra))
+    K = _kernel(pairs, w)[:, 0] + torch.diag_embed(noise.exp() + 1e-6 + extra)
     normal = torch.distributions.MultivariateNormal(level.expand(B, N), amplitude.unsqueeze(-1) * K)
     by_w, by_noise = torch.autograd.grad(normal.log_prob(y).sum(), [w, noise])
-    got_w, got_noise = _slopes(S, y, w, noise, extra)
+    got_w, got_noise = _slopes(pairs, y, w, noise, extra)
     torch.testing.assert_close(got_w, by_w.tanh())
     torch.testing.assert_close(got_noise, by_noise.tanh())
 
