@@ -77,7 +77,7 @@ class Seat:
         """Start a segment, once what it goes on from is here; returns the first events, as `events` does.
 
         Raises:
-            FrugalError: If it cannot be started, as is `OSError`.
+            FrugalError, OSError: If it cannot be started.
         """
         orders = segment_from_json(json.loads(segment))
         assert self._executor is not None

@@ -218,7 +218,8 @@ def tidies_up_when_done(ctx):
 
 
 def steps_for_ever(ctx):
-    """Report a step every few milliseconds, and keep a checkpoint; ends when asked."""
+    """Report a step every few milliseconds, and keep a checkpoint, without which it does not go on; ends when asked."""
+    ctx.resume()
     for step in range(ctx.start + 1, ctx.until + 1):
         time.sleep(0.01)
         ctx.save(step, lambda path: path.write_text("state"))
