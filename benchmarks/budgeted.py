@@ -60,12 +60,13 @@ from benchmarks import race, standings, tables
 from benchmarks.records import asked_of, command_line, read
 from frugalbo.budget.amounts import Budget, Cost
 from frugalbo.budget.ledger import Ledger
+from frugalbo.events import Ended, Failure, Outcome, Reported, Started
 from frugalbo.problem import Minimize, Problem
 from frugalbo.propose import Proposer, make_proposer
 from frugalbo.propose.random import RandomProposer
 from frugalbo.propose.sobol import SobolProposer
 from frugalbo.space import Float, Params, Space
-from frugalbo.study import Ended, Failure, Outcome, Reported, Started, Study
+from frugalbo.study import Study
 
 Array = NDArray[np.float64]
 Record = dict[str, Any]

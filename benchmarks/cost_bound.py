@@ -39,8 +39,9 @@ from benchmarks.tables import NAMES, SUITES, Table, load
 from frugalbo.budget.amounts import Cost
 from frugalbo.budget.cost import LearnedCost, fit_cost
 from frugalbo.budget.cost_mixture import FittedCost
+from frugalbo.events import Ended, Outcome, Started
 from frugalbo.problem import Problem
-from frugalbo.study import Ended, Outcome, Started, Study
+from frugalbo.study import Study
 
 Array = NDArray[np.float64]
 

@@ -38,11 +38,12 @@ from numpy.typing import NDArray
 
 from benchmarks.tables import only_simulated
 from frugalbo.errors import ProblemError
+from frugalbo.events import Failure
 from frugalbo.executors.simulated import Curve
 from frugalbo.problem import Fidelity, Maximize, Minimize, Objective, Problem
 from frugalbo.propose.base import Suggestion
 from frugalbo.space import Choice, Float, Params, Space, Value
-from frugalbo.study import Failure, Study
+from frugalbo.study import Study
 
 Array = NDArray[np.float64]
 TASKSET = (

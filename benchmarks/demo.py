@@ -22,13 +22,13 @@ from pathlib import Path
 from typing import Any
 
 import frugalbo as fb
+from frugalbo.events import Ended, Reported
 from frugalbo.executors.base import Segment
 from frugalbo.executors.devices import local_slots
 from frugalbo.executors.local import LocalExecutor
 from frugalbo.live import LogView
 from frugalbo.report.findings import utilisation
 from frugalbo.space import Params
-from frugalbo.study import Ended, Reported
 
 ROOT = Path(__file__).parent.parent
 

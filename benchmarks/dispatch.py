@@ -33,6 +33,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
+from frugalbo.events import Ended, Reported
 from frugalbo.executors.base import Executor, Segment
 from frugalbo.executors.devices import local_slots
 from frugalbo.executors.local import LocalExecutor
@@ -41,7 +42,6 @@ from frugalbo.executors.ray_cluster import Cluster
 from frugalbo.job import JobContext
 from frugalbo.problem import Minimize, Problem
 from frugalbo.space import Float, Space
-from frugalbo.study import Ended, Reported
 
 SLOTS = 2
 

@@ -35,10 +35,11 @@ import numpy as np
 from benchmarks.peers import Peer, make_peer
 from frugalbo.budget.amounts import Budget, Cost
 from frugalbo.budget.ledger import Ledger
+from frugalbo.events import Ended, Outcome, Reported, Started
 from frugalbo.problem import Minimize, Problem
 from frugalbo.propose import METHODS, Proposer, Suggestion, make_proposer
 from frugalbo.space import Choice, Float, Int, Params, Space
-from frugalbo.study import Ended, Outcome, Reported, Started, Study
+from frugalbo.study import Study
 
 SHARES = (0.1, 0.3, 1.0)
 EVALUATIONS = 30

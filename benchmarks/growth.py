@@ -37,6 +37,7 @@ from benchmarks.scale import PROBLEM, START_UP_S, _commit, curve, seconds
 from frugalbo.budget.amounts import Budget
 from frugalbo.budget.cost import KnownCost
 from frugalbo.budget.ledger import Balance
+from frugalbo.events import Event
 from frugalbo.executors.devices import simulated_slots
 from frugalbo.executors.simulated import Hazards, SimulatedExecutor
 from frugalbo.pool import Pool
@@ -46,7 +47,7 @@ from frugalbo.scheduler import make_scheduler
 from frugalbo.session import OpenStudy
 from frugalbo.store import Store
 from frugalbo.stored import Settings, read_study, spec_of
-from frugalbo.study import Event, Study
+from frugalbo.study import Study
 from frugalbo.testing.postgres import PrivatePostgres
 
 RESULTS = Path(__file__).parent / "results" / "growth.jsonl"

@@ -36,9 +36,10 @@ from typing import Any
 
 import frugalbo as fb
 from frugalbo.budget.ledger import Balance
+from frugalbo.events import Ended, Event, Outcome, Reported, Started
 from frugalbo.job import JobContext
 from frugalbo.store import Store
-from frugalbo.study import Ended, Event, Outcome, Reported, Started, Study
+from frugalbo.study import Study
 from frugalbo.testing.hosts import Host, Namespace, Relay, free_port
 
 

@@ -10,10 +10,11 @@ import numpy as np
 
 from benchmarks.joint import CONFIRM, search_space
 from frugalbo.budget.amounts import Cost
+from frugalbo.events import Ended, Outcome, Reported, Started
 from frugalbo.problem import Minimize, Problem
 from frugalbo.report import importance, pareto, wording
 from frugalbo.space import Params
-from frugalbo.study import Ended, Outcome, Reported, Started, Study
+from frugalbo.study import Study
 
 Record = dict[str, Any]
 

@@ -26,8 +26,8 @@ from pathlib import Path
 
 import psutil
 
+from frugalbo.events import Ended, Event, Outcome, Reported, Started
 from frugalbo.store import Store
-from frugalbo.study import Ended, Event, Outcome, Reported, Started
 
 JOB = """\
 import time

@@ -38,6 +38,7 @@ from benchmarks import race, tiny_llama_reference
 from benchmarks.records import read, train_here
 from frugalbo.budget.amounts import Budget
 from frugalbo.budget.cost import KnownCost
+from frugalbo.events import Failure
 from frugalbo.executors.simulated import Curve, SimulatedExecutor
 from frugalbo.problem import Problem, load_problem
 from frugalbo.propose.random import RandomProposer
@@ -46,7 +47,6 @@ from frugalbo.scheduler import make_scheduler
 from frugalbo.session import OpenStudy
 from frugalbo.slot import Slot
 from frugalbo.space import Params
-from frugalbo.study import Failure
 
 RESULTS = Path(__file__).parent / "results" / "race_live.jsonl"
 METHODS = ("fixed", "asha", "freeze-thaw")

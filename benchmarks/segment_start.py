@@ -20,13 +20,13 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
+from frugalbo.events import Ended, Reported
 from frugalbo.executors.base import Segment
 from frugalbo.executors.devices import local_slots
 from frugalbo.executors.local import LocalExecutor
 from frugalbo.job import JobContext
 from frugalbo.problem import Minimize, Problem
 from frugalbo.space import Float, Space
-from frugalbo.study import Ended, Reported
 
 
 def noop(ctx: JobContext) -> None:

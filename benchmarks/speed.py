@@ -58,11 +58,12 @@ import numpy as np
 from benchmarks.peers import PEERS, is_installed, make_peer
 from frugalbo.budget.amounts import Budget, Cost
 from frugalbo.budget.ledger import Ledger
+from frugalbo.events import Ended, Outcome, Reported, Started
 from frugalbo.job import JobContext
 from frugalbo.problem import Minimize, Problem
 from frugalbo.propose import make_proposer, preload
 from frugalbo.space import Float, Params, Space
-from frugalbo.study import Ended, Outcome, Reported, Started, Study
+from frugalbo.study import Study
 
 OURS = ("auto", "pbgi", "kg", "mes", "jes", "ts", "nei")
 METHODS = (*OURS, "ax", "optuna-gp", "optuna-tpe")

@@ -32,10 +32,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from frugalbo.errors import ProblemError
+from frugalbo.events import Failure
 from frugalbo.executors.simulated import Curve
 from frugalbo.problem import Minimize, Problem
 from frugalbo.space import Choice, Params, Space, Value
-from frugalbo.study import Failure
 
 Array = NDArray[np.float64]
 

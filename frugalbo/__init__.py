@@ -20,6 +20,7 @@ _WHERE = {
         "BudgetError", "ExecutorError", "FrugalError", "FrugalWarning", "LeaseError", "PoolError", "ProblemError",
         "SpaceError", "StorageError", "StudyError",
     ),
+    "frugalbo.events": ("Ended", "Reported", "Started"),
     "frugalbo.executors.simulated": ("Curve", "Disturbance", "Hazards", "SimulatedExecutor"),
     "frugalbo.job": ("DivergedError", "JobContext"),
     "frugalbo.pool": ("Pool",),
@@ -31,7 +32,7 @@ _WHERE = {
     "frugalbo.slot": ("Slot",),
     "frugalbo.space": ("Choice", "Fixed", "Float", "Int", "Space"),
     "frugalbo.together": ("resume_together", "tune_together"),
-    "frugalbo.study": ("Ended", "Reported", "Started", "Status", "Study", "Trial"),
+    "frugalbo.study": ("Status", "Study", "Trial"),
 }  # fmt: skip
 _MODULE_OF = {name: module for module, names in _WHERE.items() for name in names}
 
@@ -55,6 +56,7 @@ if TYPE_CHECKING:
         StorageError,
         StudyError,
     )
+    from frugalbo.events import Ended, Reported, Started
     from frugalbo.executors.simulated import Curve, Disturbance, Hazards, SimulatedExecutor
     from frugalbo.job import DivergedError, JobContext
     from frugalbo.pool import Pool
@@ -65,7 +67,7 @@ if TYPE_CHECKING:
     from frugalbo.script import by_hand
     from frugalbo.slot import Slot
     from frugalbo.space import Choice, Fixed, Float, Int, Space
-    from frugalbo.study import Ended, Reported, Started, Status, Study, Trial
+    from frugalbo.study import Status, Study, Trial
     from frugalbo.together import resume_together, tune_together
 
 

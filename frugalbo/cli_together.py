@@ -14,10 +14,11 @@ from frugalbo.errors import ProblemError
 
 if TYPE_CHECKING:
     from frugalbo.budget.ledger import Balance
+    from frugalbo.events import Event
     from frugalbo.live import View
     from frugalbo.problem import Problem
     from frugalbo.run import Observer
-    from frugalbo.study import Event, Study
+    from frugalbo.study import Study
     from frugalbo.together import Together
 
 

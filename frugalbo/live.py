@@ -20,8 +20,9 @@ from rich.text import Text
 
 from frugalbo.budget.amounts import Resource
 from frugalbo.budget.ledger import Account, Balance
+from frugalbo.events import Ended, Event, Outcome, Started, event_to_json
 from frugalbo.report.wording import amount, best_value, violation
-from frugalbo.study import Ended, Event, Outcome, Started, Status, Study, Trial, event_to_json
+from frugalbo.study import Status, Study, Trial
 
 _COLOURS = {
     Status.RUNNING: "cyan",

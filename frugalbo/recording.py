@@ -10,13 +10,13 @@ from pathlib import Path
 from typing import Any
 
 from frugalbo.errors import ExecutorError, ProblemError
+from frugalbo.events import Ended, Event, Failure, Outcome, Started
 from frugalbo.executors.simulated import Curve
 from frugalbo.problem import Fidelity, Objective, Problem
 from frugalbo.propose.base import key_of
 from frugalbo.space import Choice, Fixed, Float, Int, Parameter, Params, Space
 from frugalbo.store import Store
 from frugalbo.stored import DEFAULT_STORAGE, stored_problem
-from frugalbo.study import Ended, Event, Failure, Outcome, Started
 
 IN_TABLE = "recorded:table"  # a job that nobody can run
 _LOG_RATIO = 100  # numbers over so many times the smallest are searched on a log scale

@@ -14,7 +14,8 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-from frugalbo.study import Cause, Ended, Outcome, Started, Study, Trial
+from frugalbo.events import Cause, Ended, Outcome, Started
+from frugalbo.study import Study, Trial
 
 _RETRIED = (Cause.PREEMPTED, Cause.INFRASTRUCTURE)
 _FIRST_S, _MOST_S = 2.0, 300.0

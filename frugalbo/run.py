@@ -20,12 +20,13 @@ from frugalbo.budget.amounts import Cost
 from frugalbo.budget.cost import CostModel, CostPrediction, Predictor, predictor
 from frugalbo.budget.ledger import Balance
 from frugalbo.budget.stated import CostPrior
+from frugalbo.events import Cause, Ended, Event, Failure, Outcome, Reported, Started
 from frugalbo.executors.base import Executor, Segment
 from frugalbo.retry import due_at, judged
 from frugalbo.scheduler.base import Finish, Preparing, Resume, Scheduler, Start, Stop, Watching
 from frugalbo.session import OpenStudy
 from frugalbo.slot import Slot
-from frugalbo.study import Cause, Ended, Event, Failure, Outcome, Reported, Started, Status, Study
+from frugalbo.study import Status, Study
 
 # How often the loop looks up when nothing happens: for the live view, and to renew the lease.
 _TICK_S = 0.25

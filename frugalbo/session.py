@@ -14,9 +14,10 @@ from typing import TYPE_CHECKING, Any, Self
 from frugalbo.budget.amounts import Budget, Cost, parse_amount
 from frugalbo.budget.ledger import Balance, Ledger
 from frugalbo.errors import BudgetError, SpaceError, StudyError
+from frugalbo.events import Ended, Event, Failure, Outcome, Reported, Started
 from frugalbo.problem import Problem
 from frugalbo.propose.base import Proposer, Suggestion
-from frugalbo.study import Ended, Event, Failure, Outcome, Reported, Started, Status, Study, Trial
+from frugalbo.study import Status, Study, Trial
 
 if TYPE_CHECKING:
     from frugalbo.store import Lease

@@ -8,7 +8,7 @@ import warnings
 import pytest
 
 import frugalbo as fb
-from frugalbo.study import Failure
+from frugalbo.events import Failure
 
 SQUARE = {"x": fb.Float(0, 1), "y": fb.Float(0, 1)}
 # `auto` is `bo`, and `logei` is `ei`, which is `bo` without the cost.

@@ -13,10 +13,10 @@ from benchmarks.peers import Job
 from frugalbo.api import tune
 from frugalbo.budget.amounts import Budget
 from frugalbo.errors import ProblemError
+from frugalbo.events import Failure
 from frugalbo.executors.simulated import SimulatedExecutor
 from frugalbo.propose import Suggestion, make_proposer
 from frugalbo.slot import Slot
-from frugalbo.study import Failure
 
 # --- tables --------------------------------------------------------------------------------------
 

@@ -1,9 +1,10 @@
 """What a study answers while few trials, or none, have run to the end."""
 
 from frugalbo.budget.amounts import Cost
+from frugalbo.events import Ended, Failure, Outcome, Reported, Started
 from frugalbo.problem import Fidelity, Minimize, Problem
 from frugalbo.space import Float, Space
-from frugalbo.study import Ended, Failure, Outcome, Reported, Started, Study
+from frugalbo.study import Study
 
 PROBLEM = Problem(
     "short", Space({"x": Float(0, 1)}), "m:f", Minimize("loss"), Fidelity("steps", 1, 9), constraints=["gib <= 8"]

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 import frugalbo as fb
 from frugalbo.constraint import OutcomeConstraint
-from frugalbo.study import Outcome
+from frugalbo.events import Outcome
 
 SPACE = {"x": fb.Float(0, 1)}
 

@@ -4,11 +4,12 @@ import pytest
 from frugalbo.budget.amounts import Budget, Cost
 from frugalbo.budget.ledger import Ledger
 from frugalbo.errors import StudyError
+from frugalbo.events import Ended, Outcome, Reported, Started
 from frugalbo.explanation import in_words
 from frugalbo.problem import Minimize, Problem
 from frugalbo.propose import METHODS, make_proposer
 from frugalbo.space import Float, Space
-from frugalbo.study import Ended, Outcome, Reported, Started, Study
+from frugalbo.study import Study
 
 PROBLEM = Problem("p", Space({"x": Float(0, 1), "y": Float(0, 1)}), "m:f", Minimize("loss"), defaults={"x": 1, "y": 0})
 

@@ -17,7 +17,7 @@ LAYERS = [
     ["contradiction"],
     ["space"],
     ["budget.amounts"],
-    ["pool", "budget.ledger", "budget.stated", "budget.shape", "budget.worth", "budget.knapsack"],
+    ["events", "pool", "budget.ledger", "budget.stated", "budget.shape", "budget.worth", "budget.knapsack"],
     ["problem", "job", "explanation", "rollouts", "table", "budget.price"],
     ["settling"],
     ["study", "script"],

@@ -6,8 +6,8 @@ import json
 import pytest
 from rich.console import Console
 
+from frugalbo.events import event_from_json
 from frugalbo.live import JsonView, LogView, TableView, render
-from frugalbo.study import event_from_json
 from frugalbo.testing.studies import RECIPES, make_events, make_study
 
 

@@ -11,6 +11,7 @@ from frugalbo.budget.amounts import Budget, Cost
 from frugalbo.budget.cost import CostPrediction, LearnedCost
 from frugalbo.budget.ledger import Ledger
 from frugalbo.budget.price import Market, prices_over_time
+from frugalbo.events import Ended, Outcome, Started
 from frugalbo.executors.devices import simulated_slots
 from frugalbo.executors.simulated import Curve, Hazards, SimulatedExecutor
 from frugalbo.pool import Pool, budgets_of
@@ -22,7 +23,7 @@ from frugalbo.scheduler.fixed import FixedScheduler
 from frugalbo.session import OpenStudy
 from frugalbo.space import Float, Int, Space
 from frugalbo.store import Store
-from frugalbo.study import Ended, Outcome, Started, Status, Study
+from frugalbo.study import Status, Study
 
 STEPS = 7
 PROBLEM = Problem(

@@ -13,6 +13,7 @@ from frugalbo.budget.amounts import Budget
 from frugalbo.budget.cost import LearnedCost
 from frugalbo.cli import main
 from frugalbo.errors import ExecutorError, FrugalError, ProblemError
+from frugalbo.events import Failure
 from frugalbo.executors.simulated import Curve, Hazards, SimulatedExecutor
 from frugalbo.pool import Pool
 from frugalbo.problem import Fidelity, Minimize, Problem
@@ -26,7 +27,7 @@ from frugalbo.session import OpenStudy
 from frugalbo.slot import Slot
 from frugalbo.space import Float, Space
 from frugalbo.store import Store
-from frugalbo.study import Failure, Status, Study
+from frugalbo.study import Status, Study
 
 PROBLEM = Problem("ridge", Space({"x": Float(0, 1)}), "nowhere:main", Minimize("loss"), Fidelity("steps", 1, 9))
 

@@ -5,10 +5,11 @@ from __future__ import annotations
 import pytest
 
 from frugalbo.budget.amounts import Cost
+from frugalbo.events import Cause, Ended, Failure, Outcome, Started, event_from_json, event_to_json
 from frugalbo.problem import Fidelity, Minimize, Problem
 from frugalbo.retry import due_at, fruitless, judged
 from frugalbo.space import Float, Space
-from frugalbo.study import Cause, Ended, Failure, Outcome, Started, Study, event_from_json, event_to_json
+from frugalbo.study import Study
 
 PROBLEM = Problem(
     name="one", space=Space({"x": Float(0, 1)}), job="nowhere:job", objective=Minimize("loss"),

@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 from frugalbo import run
 from frugalbo.budget.amounts import Budget, Cost
 from frugalbo.budget.cost import CostPrediction, LearnedCost
+from frugalbo.events import Cause, Ended, Failure, Outcome, Reported, Started
 from frugalbo.executors.simulated import Curve, SimulatedExecutor
 from frugalbo.problem import Fidelity, Minimize, Problem
 from frugalbo.propose import make_proposer
@@ -23,7 +24,7 @@ from frugalbo.session import OpenStudy
 from frugalbo.slot import Slot
 from frugalbo.space import Float, Int, Space
 from frugalbo.store import Store
-from frugalbo.study import Cause, Ended, Failure, Outcome, Reported, Started, Status
+from frugalbo.study import Status
 
 STEPS = 7
 PROBLEM = Problem(

@@ -6,9 +6,10 @@ import time
 import pytest
 
 import frugalbo as fb
+from frugalbo.events import Failure
 from frugalbo.propose.sobol import SobolProposer
 from frugalbo.session import OpenStudy
-from frugalbo.study import Failure, Status
+from frugalbo.study import Status
 
 
 @pytest.fixture

@@ -6,7 +6,7 @@ import pytest
 
 import frugalbo as fb
 from frugalbo.cli import main
-from frugalbo.study import Failure
+from frugalbo.events import Failure
 
 STEPS = 7
 

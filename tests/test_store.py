@@ -7,8 +7,8 @@ import pytest
 import sqlalchemy as sa
 
 from frugalbo.errors import StorageError
+from frugalbo.events import Reported
 from frugalbo.store import Store
-from frugalbo.study import Reported
 from frugalbo.testing.stores import SPEC, StoreConformance
 
 
@@ -273,7 +273,7 @@ def test_a_forked_child_neither_writes_nor_releases(path):
 import os
 from frugalbo.errors import LeaseError
 from frugalbo.store import Store
-from frugalbo.study import Reported
+from frugalbo.events import Reported
 with Store({str(path)!r}) as store, store.lease("toy-1") as lease:
     if (child := os.fork()) == 0:
         lease.release()

@@ -11,9 +11,10 @@ from hypothesis import strategies as st
 from frugalbo.budget.amounts import Budget, Cost
 from frugalbo.budget.ledger import Ledger
 from frugalbo.errors import BudgetError, StudyError
+from frugalbo.events import Ended, Failure, Outcome, Reported, Started, event_from_json, event_to_json
 from frugalbo.problem import Fidelity, Maximize, Minimize, Problem
 from frugalbo.space import Float, Space
-from frugalbo.study import Ended, Failure, Outcome, Reported, Started, Status, Study, event_from_json, event_to_json
+from frugalbo.study import Status, Study
 from frugalbo.testing.stores import PROBLEM, histories
 
 TOY = Problem("toy", Space({"x": Float(0, 1)}), "m:f", Minimize("loss"), Fidelity("steps", 1, 5))

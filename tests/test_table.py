@@ -9,7 +9,8 @@ import pytest
 import frugalbo as fb
 from frugalbo.cli import main
 from frugalbo.errors import StorageError
-from frugalbo.study import Ended, Failure, Outcome, Reported, Started, Study
+from frugalbo.events import Ended, Failure, Outcome, Reported, Started
+from frugalbo.study import Study
 from frugalbo.table import as_text, report_table, trial_table, write_table
 
 SPACE = fb.Space(

@@ -38,8 +38,8 @@ from benchmarks.chaos.audit import most_over_hold_s, read_diary, violations
 from benchmarks.chaos.faults import FAULTS, LOSES_REPORTS, Hit, path_of
 from benchmarks.chaos.places import PLACES, Place
 from benchmarks.chaos.rig import ROOT, RUN, Plan, Rig
+from frugalbo.events import Ended, Reported
 from frugalbo.stored import read_study
-from frugalbo.study import Ended, Reported
 
 RESULTS = ROOT / "benchmarks" / "results" / "chaos.jsonl"
 PATIENCE_S = 120.0

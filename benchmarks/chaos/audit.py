@@ -12,7 +12,8 @@ from pathlib import Path
 
 from benchmarks.chaos.controller import SLOTS
 from benchmarks.chaos.job import STEPS, loss_of
-from frugalbo.study import Ended, Event, Outcome, Reported, Started, Study
+from frugalbo.events import Ended, Event, Outcome, Reported, Started
+from frugalbo.study import Study
 
 GRACE_S = 1.0  # by which a segment may outlive its cap: to be killed and reaped, on a busy machine
 _BLUR_S = 0.6  # two beats of a supervisor, and the rest of a step

@@ -17,8 +17,8 @@ from random import Random
 
 from benchmarks.chaos.places import Place
 from benchmarks.chaos.rig import Live, Rig
+from frugalbo.events import Ended
 from frugalbo.executors import processes
-from frugalbo.study import Ended
 
 _FIND_S = 20.0
 _TAKE_OVER_S = 60.0

@@ -18,13 +18,13 @@ from random import Random
 from typing import Any
 
 from frugalbo.errors import StorageError
+from frugalbo.events import Ended, Event, Reported, Started
 from frugalbo.executors import processes
 from frugalbo.executors.processes import Identity
 from frugalbo.executors.segments import SegmentFolder
 from frugalbo.run import trial_folder
 from frugalbo.store import Store
 from frugalbo.stored import folder_of
-from frugalbo.study import Ended, Event, Reported, Started
 
 ROOT = Path(__file__).parents[2]
 RUN = "chaos-1"

@@ -33,9 +33,10 @@ from frugalbo.budget.reload import Reload, fit_reload
 from frugalbo.budget.shape import Shape
 from frugalbo.budget.stated import CostPrior, FormulaSeconds, is_address, segment_constants
 from frugalbo.errors import BudgetError
+from frugalbo.events import Ended, Failure, Outcome, Started
 from frugalbo.problem import Problem, load_function
 from frugalbo.space import Params
-from frugalbo.study import Ended, Failure, Outcome, Started, Study
+from frugalbo.study import Study
 
 Array = NDArray[np.float64]
 

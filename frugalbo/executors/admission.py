@@ -7,10 +7,10 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from frugalbo.errors import ExecutorError, ProblemError
+from frugalbo.events import Started
 from frugalbo.executors.base import Segment
 from frugalbo.problem import IN_MEMORY, Problem, job_address
 from frugalbo.slot import Slot
-from frugalbo.study import Started
 
 
 def refuse_in_memory(problem: Problem) -> None:

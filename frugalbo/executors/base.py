@@ -12,9 +12,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol, Self
 
+from frugalbo.events import Ended, Event, Outcome, Reported, Started
 from frugalbo.slot import Slot
 from frugalbo.space import Params
-from frugalbo.study import Ended, Event, Outcome, Reported, Started
 
 __all__ = ["Executor", "Segment", "Slot"]
 

@@ -8,13 +8,13 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import replace
 
 from frugalbo.errors import FrugalError
+from frugalbo.events import Ended
 from frugalbo.executors.base import Segment
 from frugalbo.executors.carried import Depot, newest
 from frugalbo.executors.http_client import UnreachableError
 from frugalbo.executors.http_registry import BusyError
 from frugalbo.executors.segments import SegmentFolder
 from frugalbo.job import checkpoints
-from frugalbo.study import Ended
 
 LOOK_S = 1.0  # how often it is looked whether there are new checkpoints to carry
 _AGAIN_S = 0.5  # until a depot that did not answer is asked again

@@ -10,9 +10,9 @@ from dataclasses import dataclass
 import numpy as np
 
 from frugalbo.errors import ExecutorError
+from frugalbo.events import Failure
 from frugalbo.executors.base import Segment
 from frugalbo.space import Params
-from frugalbo.study import Failure
 
 
 @dataclass(frozen=True, slots=True)

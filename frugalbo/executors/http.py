@@ -28,6 +28,7 @@ from pathlib import Path
 from typing import Any
 
 from frugalbo.errors import ExecutorError, FrugalWarning, StudyError
+from frugalbo.events import Cause, Ended, Event, Outcome, Reported, event_from_json
 from frugalbo.executors import seat
 from frugalbo.executors.admission import not_shared, probing
 from frugalbo.executors.base import Segment
@@ -43,7 +44,6 @@ from frugalbo.executors.unseen import handed_out, note
 from frugalbo.pool import Pool
 from frugalbo.problem import Problem
 from frugalbo.slot import Slot
-from frugalbo.study import Cause, Ended, Event, Outcome, Reported, event_from_json
 
 DEFAULT_LISTEN = "127.0.0.1:8765"
 _MARGIN_S = 3.0  # above lease and grace, until a worker's segments are taken for ended

@@ -8,11 +8,11 @@ from concurrent.futures import Future
 from concurrent.futures import wait as wait_for
 from dataclasses import dataclass
 
+from frugalbo.events import Event
 from frugalbo.executors.http_desk import Desk
 from frugalbo.executors.http_registry import Worker
 from frugalbo.executors.lost import Lost, find_out
 from frugalbo.executors.unseen import find_out_unseen
-from frugalbo.study import Event
 
 _ANSWER_S = 30.0  # what a worker may need above the grace to end what is left of a segment, and say so
 

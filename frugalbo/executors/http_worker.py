@@ -18,6 +18,7 @@ from typing import Any
 
 import frugalbo
 from frugalbo.errors import ExecutorError, FrugalError
+from frugalbo.events import Ended, Outcome, Reported, event_to_json
 from frugalbo.executors import processes, seat
 from frugalbo.executors.base import Segment
 from frugalbo.executors.carried import Depot
@@ -30,7 +31,6 @@ from frugalbo.executors.local import LocalExecutor
 from frugalbo.executors.messages import segment_from_json
 from frugalbo.problem import Problem
 from frugalbo.slot import Slot
-from frugalbo.study import Ended, Outcome, Reported, event_to_json
 
 _AGAIN_S = 0.5  # until a controller that is not there is called again
 _ANSWER_S = 30.0  # for an answer of the controller about a checkpoint

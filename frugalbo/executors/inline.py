@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any, Self
 
 from frugalbo.errors import ExecutorError
+from frugalbo.events import Ended, Event, Outcome, Reported, Started
 from frugalbo.executors import runner
 from frugalbo.executors.base import Segment
 from frugalbo.executors.recovery import recover_segment
@@ -21,7 +22,6 @@ from frugalbo.executors.verdict import Seen, blame, judge
 from frugalbo.executors.warm import load_function
 from frugalbo.problem import IN_MEMORY, Problem, job_address
 from frugalbo.slot import Slot
-from frugalbo.study import Ended, Event, Outcome, Reported, Started
 
 
 class _CapReached(BaseException):

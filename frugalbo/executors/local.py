@@ -30,6 +30,7 @@ from pathlib import Path
 from typing import Self
 
 from frugalbo.errors import ExecutorError, FrugalWarning, StudyError
+from frugalbo.events import Ended, Event, Outcome, Reported, Started, event_from_json
 from frugalbo.executors import processes
 from frugalbo.executors.admission import refuse_running, refuse_unfit
 from frugalbo.executors.base import Segment
@@ -41,7 +42,6 @@ from frugalbo.executors.template import WarmProcess
 from frugalbo.executors.warm import LOADING
 from frugalbo.problem import IN_MEMORY, Problem, active_words, job_address
 from frugalbo.slot import Slot
-from frugalbo.study import Ended, Event, Outcome, Reported, Started, event_from_json
 
 # A supervisor that has said nothing so long after the cap is broken, and killed.
 _PATIENCE_S = 35.0

@@ -15,13 +15,13 @@ from pathlib import Path
 from typing import Self
 
 from frugalbo.budget.amounts import Cost
+from frugalbo.events import Cause, Ended, Event, Outcome, Reported, Started, event_to_json
 from frugalbo.executors import processes
 from frugalbo.executors.base import Segment
 from frugalbo.executors.messages import events_from_text
 from frugalbo.executors.recovery import recover_segment
 from frugalbo.executors.segments import SegmentFolder, cost_of
 from frugalbo.slot import Slot
-from frugalbo.study import Cause, Ended, Event, Outcome, Reported, Started, event_to_json
 
 _SILENCE_S = 5.0  # a supervisor that has left no sign for so long, twenty beats, is gone
 _LOOK_S = 0.1

@@ -8,9 +8,9 @@ from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
+from frugalbo.events import Ended, Event, event_from_json, event_to_json
 from frugalbo.executors.base import Segment
 from frugalbo.slot import Slot
-from frugalbo.study import Ended, Event, event_from_json, event_to_json
 
 # What clocks and rounding may differ by before a node's word on seconds is doubted.
 _TOLERANCE_S = 0.05

@@ -27,6 +27,7 @@ from dataclasses import replace
 from typing import Any
 
 from frugalbo.errors import ExecutorError, FrugalWarning
+from frugalbo.events import Ended, Event, Outcome, Reported
 from frugalbo.executors import seat
 from frugalbo.executors.base import Segment
 from frugalbo.executors.cluster_slots import cluster_pool_slots, cluster_slots
@@ -43,7 +44,6 @@ from frugalbo.executors.unseen import handed_out, note
 from frugalbo.pool import Pool
 from frugalbo.problem import Problem
 from frugalbo.slot import Slot
-from frugalbo.study import Ended, Event, Outcome, Reported
 
 _POLL_S = 10.0  # how long a seat waits for something to happen before it says that nothing did
 _LOOK_S = 0.05  # how often what is found out of lost segments is looked at, and whether a seat is due again

@@ -6,11 +6,11 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass
 
+from frugalbo.events import Event
 from frugalbo.executors import seat
 from frugalbo.executors.lost import Lost, find_out
 from frugalbo.executors.ray_cluster import Cluster
 from frugalbo.executors.unseen import find_out_unseen
-from frugalbo.study import Event
 
 _RECOVER_S = 60.0  # what a node may need above the grace to say what became of a segment
 _NOTICE_S = 2.0  # what a seat needs to notice that its node's raylet is gone: Ray looks every second

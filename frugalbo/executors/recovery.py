@@ -9,13 +9,13 @@ from dataclasses import replace
 from pathlib import Path
 
 from frugalbo.budget.amounts import Cost
+from frugalbo.events import Cause, Ended, Event, Outcome, Started
 from frugalbo.executors import processes
 from frugalbo.executors.base import Segment
 from frugalbo.executors.segments import BEAT_S, Orders, ReportReader, SegmentFolder, cost_of, goes_on_from
 from frugalbo.executors.supervisor import NAME
 from frugalbo.executors.verdict import judge_silent
 from frugalbo.slot import Slot
-from frugalbo.study import Cause, Ended, Event, Outcome, Started
 
 # How much longer than its grace a supervisor may need to end a job and write its receipt.
 _RECEIPT_S = 3.0

@@ -15,12 +15,12 @@ from pathlib import Path
 from typing import Self
 
 from frugalbo.errors import ExecutorError
+from frugalbo.events import Ended, Event, Reported, Started
 from frugalbo.executors.admission import refuse_in_memory, refuse_running, refuse_unfit
 from frugalbo.executors.base import Segment
 from frugalbo.executors.lost import Lost
 from frugalbo.problem import Problem
 from frugalbo.slot import Slot
-from frugalbo.study import Ended, Event, Reported, Started
 
 
 class Remote(ABC):

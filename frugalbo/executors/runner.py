@@ -27,12 +27,12 @@ from typing import Any, NoReturn
 
 import numpy as np
 
+from frugalbo.events import Failure
 from frugalbo.executors import processes
 from frugalbo.executors.base import Segment
 from frugalbo.executors.segments import Orders, ReportWriter, SegmentFolder
 from frugalbo.job import DivergedError, JobContext
 from frugalbo.problem import fill_command
-from frugalbo.study import Failure
 
 # What a process may allocate above what it is granted to keep: stacks, arenas, what is never touched.
 _DATA_MARGIN = 2**30

@@ -24,6 +24,7 @@ from typing import Any
 
 import frugalbo
 from frugalbo.errors import ExecutorError, FrugalError
+from frugalbo.events import Ended, Event, Outcome, Started, event_from_json
 from frugalbo.executors import processes
 from frugalbo.executors.base import Segment
 from frugalbo.executors.carrier import LOOK_S, Carrier
@@ -34,7 +35,6 @@ from frugalbo.executors.recovery import recover_segment
 from frugalbo.executors.segments import SegmentFolder
 from frugalbo.problem import Problem
 from frugalbo.slot import Slot
-from frugalbo.study import Ended, Event, Outcome, Started, event_from_json
 
 _SHARED_S = 4.0  # a network file system may need seconds to show a new file
 

@@ -22,11 +22,11 @@ from typing import Any
 
 from frugalbo.budget.amounts import Cost
 from frugalbo.errors import FrugalError
+from frugalbo.events import Ended, Outcome, Reported, event_from_json, event_to_json
 from frugalbo.executors.base import Segment
 from frugalbo.executors.messages import segment_from_json, segment_to_json
 from frugalbo.executors.processes import Identity
 from frugalbo.job import checkpoints
-from frugalbo.study import Ended, Outcome, Reported, event_from_json, event_to_json
 
 TAIL_BYTES = 2000  # of the log, in an Ended
 LINE_BYTES = 2**16  # a longer line is no report

@@ -19,11 +19,11 @@ from typing import Self
 
 from frugalbo.budget.amounts import Cost
 from frugalbo.errors import ExecutorError
+from frugalbo.events import Cause, Ended, Event, Failure, Outcome, Reported, Started
 from frugalbo.executors.base import Segment
 from frugalbo.executors.curve import Curve, Disturbance, Hazards, Simulate
 from frugalbo.problem import Problem
 from frugalbo.slot import Slot
-from frugalbo.study import Cause, Ended, Event, Failure, Outcome, Reported, Started
 
 __all__ = ["Curve", "Disturbance", "Hazards", "SimulatedExecutor"]
 

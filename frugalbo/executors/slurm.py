@@ -37,6 +37,7 @@ from pathlib import Path
 from typing import Self
 
 from frugalbo.errors import ExecutorError
+from frugalbo.events import Cause, Ended, Event, Outcome, Reported, Started
 from frugalbo.executors import seat
 from frugalbo.executors.admission import refuse_in_memory, refuse_running, refuse_unfit
 from frugalbo.executors.base import Segment
@@ -51,7 +52,6 @@ from frugalbo.executors.slurm_lost import END_S, MOST_S, what_became_of
 from frugalbo.pool import Pool
 from frugalbo.problem import Problem
 from frugalbo.slot import Slot
-from frugalbo.study import Cause, Ended, Event, Outcome, Reported, Started
 
 _LOOK_S = 0.05  # how often the files of one segment are looked at; of many, in turn as often
 _LOOKS_PER_S = 200.0  # at all files together

@@ -22,10 +22,10 @@ import sys
 from pathlib import Path
 from typing import Any
 
+from frugalbo.events import Ended, Outcome
 from frugalbo.executors.messages import events_from_text
 from frugalbo.executors.seat import Seat
 from frugalbo.executors.segments import SegmentFolder
-from frugalbo.study import Ended, Outcome
 
 ASKED, REFUSED, ORDER = "asked", "refused", "slurm.json"
 _LOOK_S = 0.2  # how often it is looked whether the job is to end

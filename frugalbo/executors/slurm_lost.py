@@ -7,13 +7,13 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 
+from frugalbo.events import Cause, Ended, Event, Failure, Outcome
 from frugalbo.executors.base import Segment
 from frugalbo.executors.lost import Lost, find_out
 from frugalbo.executors.messages import segment_from_json
 from frugalbo.executors.segments import SegmentFolder, cost_of, goes_on_from
 from frugalbo.executors.slurm_commands import JobState, Slurm
 from frugalbo.executors.slurm_job import ORDER
-from frugalbo.study import Cause, Ended, Event, Failure, Outcome
 
 END_S = 15.0  # above the grace, until a job that was asked to end is cancelled
 _RECEIPT_S = 5.0  # a network file system may need seconds to show a receipt

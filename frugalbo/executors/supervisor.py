@@ -22,6 +22,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any, NoReturn
 
+from frugalbo.events import Ended, Failure, event_to_json
 from frugalbo.executors import processes, runner
 from frugalbo.executors.output import ReportParser
 from frugalbo.executors.segments import (
@@ -35,7 +36,6 @@ from frugalbo.executors.segments import (
     goes_on_from,
 )
 from frugalbo.executors.verdict import Reason, Seen, blame, judge
-from frugalbo.study import Ended, Failure, event_to_json
 
 NAME = "frugalbo-watch"
 SPARE = "frugalbo-spare"  # until the orders come

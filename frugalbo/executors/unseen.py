@@ -9,13 +9,13 @@ import time
 from collections.abc import Callable
 from dataclasses import replace
 
+from frugalbo.events import Ended, Event, Outcome, Reported
 from frugalbo.executors.base import Segment
 from frugalbo.executors.depots import carried_as, newest_step
 from frugalbo.executors.lost import Lost, explained
 from frugalbo.executors.messages import events_from_text
 from frugalbo.executors.recovery import charge, end_unseen, segment_of
 from frugalbo.executors.segments import ReportReader, ReportWriter, SegmentFolder, reached
-from frugalbo.study import Ended, Event, Outcome, Reported
 
 
 def handed_out(segment: Segment) -> Segment:

@@ -7,9 +7,9 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
+from frugalbo.events import Cause, Failure, Outcome, Reported
 from frugalbo.executors.base import Segment
 from frugalbo.executors.segments import clean, diverged, reached
-from frugalbo.study import Cause, Failure, Outcome, Reported
 
 # Why the supervisor ended the job, if it did: `orphaned` if not because its controller asked it to.
 Reason = Literal["cancel", "interrupt", "orphaned", "timeout", "memory", "diverged"]

@@ -8,10 +8,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from frugalbo.constraint import OutcomeConstraint
+from frugalbo.events import Failure
 from frugalbo.propose.points import Points
 from frugalbo.propose.standings import standings
 from frugalbo.space import Params
-from frugalbo.study import Failure, Status, Study, Trial
+from frugalbo.study import Status, Study, Trial
 
 Array = NDArray[np.float64]
 

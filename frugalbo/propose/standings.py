@@ -27,7 +27,8 @@ from numpy.typing import NDArray
 from scipy.special import ndtr, ndtri
 from scipy.stats import rankdata
 
-from frugalbo.study import Failure, Outcome, Started, Status, Study, Trial
+from frugalbo.events import Failure, Outcome, Started
+from frugalbo.study import Status, Study, Trial
 
 Array = NDArray[np.float64]
 

@@ -19,7 +19,8 @@ from typing import Any, Final, Literal
 
 import numpy as np
 
-from frugalbo.study import Failure, Outcome, Study, Trial
+from frugalbo.events import Failure, Outcome
+from frugalbo.study import Study, Trial
 
 Kind = Literal["made", "left_out", "cost"]
 

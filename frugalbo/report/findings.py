@@ -15,8 +15,9 @@ from dataclasses import dataclass
 from typing import Final, Literal
 
 from frugalbo.budget.amounts import Cost, Resource
+from frugalbo.events import Failure, Outcome
 from frugalbo.space import Fixed, Params, Value
-from frugalbo.study import Failure, Outcome, Status, Study, Trial
+from frugalbo.study import Status, Study, Trial
 
 SPENDABLE: Final[tuple[Resource, ...]] = ("device_seconds", "dollars", "evaluations", "wall_seconds")
 EntryKind = Literal[

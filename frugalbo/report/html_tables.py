@@ -6,6 +6,7 @@ import html
 from typing import Final
 
 from frugalbo.budget.amounts import Resource
+from frugalbo.events import Outcome
 from frugalbo.report import wording
 from frugalbo.report.calibration import Calibration
 from frugalbo.report.exploration import exploration
@@ -14,7 +15,7 @@ from frugalbo.report.plot_clock import Clock
 from frugalbo.report.plot_style import COLOURS
 from frugalbo.report.spending import WHOLE, spending
 from frugalbo.report.waiting import Wait, waits
-from frugalbo.study import Outcome, Status, Study
+from frugalbo.study import Status, Study
 
 MOST_WAITS: Final = 300
 _LONGEST_TEXT: Final = 300

@@ -7,6 +7,7 @@ from typing import Final
 from matplotlib.collections import LineCollection
 from matplotlib.figure import Figure
 
+from frugalbo.events import Outcome
 from frugalbo.report import plot_style as look
 from frugalbo.report import wording
 from frugalbo.report.findings import gantt as segment_rows
@@ -14,7 +15,7 @@ from frugalbo.report.plot_clock import Clock
 from frugalbo.report.plot_style import GRID, MUTED
 from frugalbo.report.plot_time import draw_bar, legend_of_bars, mark_resumed
 from frugalbo.report.waiting import Wait, waits
-from frugalbo.study import Outcome, Study
+from frugalbo.study import Study
 
 MOST_TRIALS: Final = 40
 

@@ -14,7 +14,8 @@ from typing import Any, Final
 
 import numpy as np
 
-from frugalbo.study import Ended, Outcome, Started, Status, Study, Trial
+from frugalbo.events import Ended, Outcome, Started
+from frugalbo.study import Status, Study, Trial
 
 _MOST_RUNGS: Final = 12  # with more of them trials are set aside anywhere, and no step is special
 _PROMOTED_FROM: Final = "promoted_from"  # in the `why` of a longer run of the same configuration, from scratch

@@ -6,6 +6,7 @@ import math
 from typing import Final
 
 from frugalbo.budget.amounts import Resource
+from frugalbo.events import Outcome
 from frugalbo.report.findings import (
     accounts,
     against_defaults,
@@ -19,7 +20,7 @@ from frugalbo.report.importance import Importance
 from frugalbo.report.pareto import Front, Point
 from frugalbo.report.waiting import Standing, Wait, spared
 from frugalbo.report.waiting import waits as all_waits
-from frugalbo.study import Outcome, Study, Trial
+from frugalbo.study import Study, Trial
 
 # From how many seconds on a unit reads well, its size, its name.
 _TIMES: Final = (

@@ -26,13 +26,14 @@ import numpy as np
 
 from frugalbo.budget.cost import CostModel
 from frugalbo.budget.ledger import Balance
+from frugalbo.events import Failure, Outcome
 from frugalbo.propose.base import Proposer
 from frugalbo.scheduler.base import Decision
 from frugalbo.scheduler.fixed import FixedScheduler
 from frugalbo.scheduler.freeze_thaw import FreezeThawScheduler
 from frugalbo.scheduler.rungs import levels_of
 from frugalbo.slot import Slot
-from frugalbo.study import Failure, Outcome, Study, Trial
+from frugalbo.study import Study, Trial
 
 _LOG = logging.getLogger(__name__)
 _LEAST: Final = 3.0  # whole trials

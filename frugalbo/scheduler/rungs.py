@@ -30,7 +30,8 @@ from dataclasses import dataclass, field
 from weakref import ref
 
 from frugalbo.errors import FrugalError
-from frugalbo.study import Outcome, Status, Study, Trial
+from frugalbo.events import Outcome
+from frugalbo.study import Status, Study, Trial
 
 PROMOTED_FROM = "promoted_from"
 

@@ -15,10 +15,10 @@ from typing import Any, Final, Self
 import sqlalchemy as sa
 
 from frugalbo.errors import FrugalWarning, LeaseError, OutageError, StorageError
+from frugalbo.events import Event, event_to_json
 from frugalbo.store.controllers import is_asked_to_pause
 from frugalbo.store.database import Database
 from frugalbo.store.tables import ENDINGS, EVENTS, RUNS, SESSIONS
-from frugalbo.study import Event, event_to_json
 
 PATIENCE_S: Final = 600.0  # long enough for a server's restart or upgrade, too short for a night without devices
 _RETRY_S: Final = 0.5

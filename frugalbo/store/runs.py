@@ -14,11 +14,11 @@ from typing import Any, Final, Self
 import sqlalchemy as sa
 
 from frugalbo.errors import LeaseError, StorageError
+from frugalbo.events import Event, event_from_json
 from frugalbo.store.controllers import began, holder, host, is_alive, is_asked_to_pause, open_session
 from frugalbo.store.database import Database, lock
 from frugalbo.store.lease import PATIENCE_S, Lease, last_event, spec_body
 from frugalbo.store.tables import ENDINGS, EVENTS, PAUSES, RUNS, SESSIONS
-from frugalbo.study import Event, event_from_json
 
 _PAGE: Final = 1000  # events fetched at a time: no reader holds a transaction, or much memory, for long
 

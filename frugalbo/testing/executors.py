@@ -14,10 +14,10 @@ import pytest
 
 from frugalbo.budget.amounts import Cost
 from frugalbo.errors import ExecutorError
+from frugalbo.events import Ended, Failure, Outcome, Reported, Started, event_from_json, event_to_json
 from frugalbo.executors.base import Executor, Segment
 from frugalbo.problem import Fidelity, Minimize, Problem
 from frugalbo.space import Float, Space
-from frugalbo.study import Ended, Failure, Outcome, Reported, Started, event_from_json, event_to_json
 
 STEPS = 7
 

@@ -17,6 +17,7 @@ from hypothesis import strategies as st
 from frugalbo.budget.amounts import Budget
 from frugalbo.budget.cost import CostModel, KnownCost
 from frugalbo.budget.ledger import Balance, Ledger
+from frugalbo.events import Ended, Event, Failure, Outcome, Reported
 from frugalbo.executors.base import Segment
 from frugalbo.executors.simulated import Curve, SimulatedExecutor
 from frugalbo.problem import Fidelity, Minimize, Problem
@@ -27,7 +28,7 @@ from frugalbo.scheduler.base import Decision, Resume, Scheduler, Start, Stop, Wa
 from frugalbo.session import OpenStudy
 from frugalbo.slot import Slot
 from frugalbo.space import Choice, Float, Space
-from frugalbo.study import Ended, Event, Failure, Outcome, Reported, Status, Study
+from frugalbo.study import Status, Study
 
 
 @dataclass(frozen=True, slots=True)

@@ -23,10 +23,11 @@ from hypothesis import strategies as st
 from frugalbo.budget.amounts import Budget, Cost
 from frugalbo.budget.ledger import Ledger
 from frugalbo.errors import LeaseError, StorageError
+from frugalbo.events import Ended, Event, Failure, Outcome, Reported, Started
 from frugalbo.problem import Fidelity, Minimize, Problem
 from frugalbo.space import Choice, Float, Int, Space
 from frugalbo.store import Store
-from frugalbo.study import Ended, Event, Failure, Outcome, Reported, Started, Status, Study
+from frugalbo.study import Status, Study
 
 PROBLEM = Problem(
     name="toy",
@@ -371,7 +372,7 @@ _IMPORTS = """
 import sys, time
 from frugalbo.errors import LeaseError
 from frugalbo.store import Store
-from frugalbo.study import Reported
+from frugalbo.events import Reported
 store, runs = Store(sys.argv[1]), sys.argv[2:]
 def report(step): return Reported(0, 0, step, {"loss": 1 / step}, float(step))
 """

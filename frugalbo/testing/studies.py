@@ -17,9 +17,10 @@ import numpy as np
 from frugalbo.budget.amounts import Budget, Cost
 from frugalbo.budget.ledger import Ledger
 from frugalbo.errors import BudgetError
+from frugalbo.events import Ended, Event, Failure, Outcome, Reported, Started
 from frugalbo.problem import Fidelity, Maximize, Minimize, Problem
 from frugalbo.space import Choice, Float, Int, Params, Space
-from frugalbo.study import Ended, Event, Failure, Outcome, Reported, Started, Status, Study, Trial
+from frugalbo.study import Status, Study, Trial
 
 SpaceKind = Literal["float", "mixed", "conditional", "wide"]
 

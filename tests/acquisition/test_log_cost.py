@@ -8,9 +8,10 @@ from frugalbo.acquisition.hard_budget import HardBudget
 from frugalbo.acquisition.log_cost import JointLogCost, feature_tensor, learned_log_cost, learned_log_mean_cost
 from frugalbo.budget.amounts import Cost
 from frugalbo.budget.cost import fit_cost
+from frugalbo.events import Ended, Outcome, Started
 from frugalbo.problem import Minimize, Problem
 from frugalbo.space import Choice, Float, Space
-from frugalbo.study import Ended, Outcome, Started, Study
+from frugalbo.study import Study
 
 SPACE = Space({"a": Float(0, 1), "c": Choice(["x", "y", "z"]), "b": Float(0, 1)})
 

@@ -8,10 +8,11 @@ from frugalbo.budget.afford import Quote, Refusal, quote, seconds_left
 from frugalbo.budget.amounts import Budget, Cost
 from frugalbo.budget.cost import CostPrediction
 from frugalbo.budget.ledger import Ledger
+from frugalbo.events import Ended, Outcome, Started
 from frugalbo.problem import Minimize, Problem
 from frugalbo.slot import Slot
 from frugalbo.space import Float, Space
-from frugalbo.study import Ended, Outcome, Started, Study
+from frugalbo.study import Study
 
 PROBLEM = Problem("p", Space({"x": Float(0, 1)}), "m:f", Minimize("loss"))
 SLOT = Slot("cuda:0", "cuda", 0, devices=2, dollars_per_hour=36.0)

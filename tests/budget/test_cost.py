@@ -10,9 +10,10 @@ from frugalbo.budget.cost import KnownCost, LearnedCost, fit_cost
 from frugalbo.budget.cost_features import Features
 from frugalbo.budget.cost_mixture import FittedCost
 from frugalbo.budget.cost_process import _families, _posterior, _settings
+from frugalbo.events import Ended, Failure, Outcome, Reported, Started
 from frugalbo.problem import Fidelity, Minimize, Problem
 from frugalbo.space import Choice, Float, Int, Space
-from frugalbo.study import Ended, Failure, Outcome, Reported, Started, Study
+from frugalbo.study import Study
 
 SPACE = Space({"width": Int(16, 1024, log=True), "lr": Float(1e-4, 1, log=True), "kind": Choice(["a", "b", "c"])})
 PROBLEM = Problem("p", SPACE, "m:f", Minimize("loss"), fidelity=Fidelity("steps", 1, 1000))

@@ -7,9 +7,10 @@ import pytest
 from frugalbo.budget.amounts import Cost
 from frugalbo.budget.cost import _segments, fit_cost
 from frugalbo.budget.cost_features import Features, Residual
+from frugalbo.events import Ended, Failure, Outcome, Started
 from frugalbo.problem import Fidelity, Minimize, Problem
 from frugalbo.space import Choice, Float, Space
-from frugalbo.study import Ended, Failure, Outcome, Started, Study
+from frugalbo.study import Study
 
 SPACE = Space({"a": Float(0, 1), "c": Choice(["x", "y", "z"]), "b": Float(0, 1)})
 PROBLEM = Problem("p", SPACE, "m:f", Minimize("loss"), fidelity=Fidelity("steps", 1, 1000))

@@ -9,6 +9,7 @@ import pytest
 from frugalbo.budget.amounts import Budget, Cost
 from frugalbo.budget.cost import LearnedCost
 from frugalbo.budget.ledger import Ledger
+from frugalbo.events import Ended, Failure, Outcome, Reported, Started
 from frugalbo.executors.simulated import Curve, SimulatedExecutor
 from frugalbo.problem import Fidelity, Minimize, Problem
 from frugalbo.propose.random import RandomProposer
@@ -17,7 +18,7 @@ from frugalbo.scheduler import make_scheduler
 from frugalbo.session import OpenStudy
 from frugalbo.slot import Slot
 from frugalbo.space import Float, Space
-from frugalbo.study import Ended, Failure, Outcome, Reported, Started, Study
+from frugalbo.study import Study
 
 PROBLEM = Problem("p", Space({"x": Float(0, 1)}), "nothing:here", Minimize("loss"), Fidelity("steps", 1, 27))
 

@@ -14,10 +14,11 @@ from frugalbo.budget.cost import KnownCost, LearnedCost, cost_model, fit_cost
 from frugalbo.budget.shape import Shape
 from frugalbo.budget.stated import CostPrior
 from frugalbo.errors import BudgetError, ProblemError
+from frugalbo.events import Ended, Failure, Outcome, Started
 from frugalbo.expression import Expression
 from frugalbo.problem import Fidelity, Minimize, Problem
 from frugalbo.space import Choice, Float, Int, Space
-from frugalbo.study import Ended, Failure, Outcome, Started, Study
+from frugalbo.study import Study
 
 SPACE = Space(
     {

@@ -5,8 +5,8 @@ import pytest
 from local_setup import SLOTS, a_segment, left_of, local_problem
 from slurm_cluster import SlurmCluster
 
+from frugalbo.events import Ended
 from frugalbo.executors.local import LocalExecutor
-from frugalbo.study import Ended
 from frugalbo.testing.executors import drain
 
 

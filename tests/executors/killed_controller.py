@@ -5,9 +5,9 @@ from __future__ import annotations
 import time
 
 import frugalbo as fb
+from frugalbo.events import Outcome
 from frugalbo.store import Store
 from frugalbo.stored import read_study
-from frugalbo.study import Outcome
 
 
 def kill_at_work(controller, storage, is_at_work, *, timeout_s):

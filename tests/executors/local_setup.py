@@ -5,13 +5,13 @@ from __future__ import annotations
 import time
 from pathlib import Path
 
+from frugalbo.events import Reported
 from frugalbo.executors import processes
 from frugalbo.executors.base import Segment
 from frugalbo.executors.segments import SegmentFolder
 from frugalbo.problem import Fidelity, Minimize, Problem
 from frugalbo.slot import Slot
 from frugalbo.space import Float, Space
-from frugalbo.study import Reported
 
 HERE = Path(__file__).parent
 SLOTS = (Slot("cpu:0", "cpu", 0), Slot("cpu:1", "cpu", 1))

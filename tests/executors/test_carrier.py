@@ -6,12 +6,12 @@ import pytest
 from local_setup import a_segment
 
 from frugalbo.budget.amounts import Cost
+from frugalbo.events import Ended, Outcome
 from frugalbo.executors import carrier as module
 from frugalbo.executors.carried import CarryError
 from frugalbo.executors.carrier import Carrier
 from frugalbo.executors.depots import ObjectDepot
 from frugalbo.executors.http_registry import BusyError
-from frugalbo.study import Ended, Outcome
 
 pytest.importorskip("fsspec")
 

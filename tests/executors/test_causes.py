@@ -8,9 +8,9 @@ import signal
 import pytest
 from local_setup import SLOTS, a_segment, local_problem
 
+from frugalbo.events import Cause, Ended, Outcome
 from frugalbo.executors.local import LocalExecutor
 from frugalbo.executors.segments import SegmentFolder
-from frugalbo.study import Cause, Ended, Outcome
 from frugalbo.testing.executors import drain
 
 

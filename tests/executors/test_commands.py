@@ -8,11 +8,11 @@ import pytest
 from local_setup import SLOTS
 
 from frugalbo.errors import ExecutorError
+from frugalbo.events import Failure, Outcome
 from frugalbo.executors.local import LocalExecutor
 from frugalbo.executors.output import ReportParser
 from frugalbo.problem import Fidelity, Minimize, command_problem
 from frugalbo.space import Choice, Float, Space
-from frugalbo.study import Failure, Outcome
 
 
 @pytest.fixture

@@ -7,12 +7,12 @@ import pytest
 from local_setup import a_segment, local_problem
 
 from frugalbo.errors import ExecutorError
+from frugalbo.events import Ended
 from frugalbo.executors import devices
 from frugalbo.executors import gpus as gpus_of_machine
 from frugalbo.executors.devices import assign_cores, gpus_of, local_slots, usable_cores, visible_devices
 from frugalbo.executors.gpus import visible_gpus
 from frugalbo.slot import Slot
-from frugalbo.study import Ended
 from frugalbo.testing.executors import drain
 
 GPUS = ("GPU-aaaa-1", "GPU-bbbb-2", "GPU-cccc-3")

@@ -10,11 +10,11 @@ from pathlib import Path
 import pytest
 from local_setup import a_segment, is_alive, left_of, read_pids
 
+from frugalbo.events import Ended, Outcome, Reported
 from frugalbo.executors.devices import local_slots
 from frugalbo.executors.local import LocalExecutor
 from frugalbo.problem import Fidelity, Minimize, command_problem
 from frugalbo.space import Float, Space
-from frugalbo.study import Ended, Outcome, Reported
 from frugalbo.testing.executors import drain
 
 pytestmark = pytest.mark.slow

@@ -11,8 +11,8 @@ import pytest
 from killed_controller import causes_of_interruption, finished, kill_at_work
 from local_setup import a_segment, local_problem
 
+from frugalbo.events import Cause, Ended, Outcome, Reported
 from frugalbo.executors.http import HttpExecutor
-from frugalbo.study import Cause, Ended, Outcome, Reported
 from frugalbo.testing.hosts import Host, Relay, free_port
 
 pytestmark = pytest.mark.slow

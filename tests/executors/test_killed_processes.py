@@ -17,10 +17,10 @@ from local_setup import HERE, SLOTS, a_segment, is_alive, left_of, local_problem
 
 import frugalbo as fb
 from frugalbo.budget.amounts import Cost
+from frugalbo.events import Ended, Outcome, Reported, Started
 from frugalbo.executors import processes
 from frugalbo.executors.local import LocalExecutor
 from frugalbo.executors.segments import SegmentFolder
-from frugalbo.study import Ended, Outcome, Reported, Started
 from frugalbo.testing.executors import drain
 
 

@@ -8,11 +8,11 @@ import pytest
 from local_setup import SLOTS, a_segment, left_of, local_problem
 
 from frugalbo.errors import ExecutorError, FrugalWarning
+from frugalbo.events import Ended, Outcome, Reported
 from frugalbo.executors.devices import usable_cores
 from frugalbo.executors.local import LocalExecutor
 from frugalbo.problem import Problem
 from frugalbo.slot import Slot
-from frugalbo.study import Ended, Outcome, Reported
 from frugalbo.testing.executors import ExecutorConformance, drain
 
 

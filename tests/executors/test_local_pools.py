@@ -3,12 +3,13 @@
 import pytest
 
 from frugalbo.api import tune
+from frugalbo.events import Outcome
 from frugalbo.executors import devices
 from frugalbo.pool import Pool
 from frugalbo.problem import load_problem
 from frugalbo.store import Store
 from frugalbo.stored import read_study
-from frugalbo.study import Outcome, Status
+from frugalbo.study import Status
 
 # A step is 0.1 s of work that any number of threads share out evenly.
 PROBLEM = """\

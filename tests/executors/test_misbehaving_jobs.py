@@ -7,8 +7,8 @@ import time
 import pytest
 from local_setup import SLOTS, a_segment, is_alive, left_of, local_problem, read_pids
 
+from frugalbo.events import Ended, Failure, Outcome, Reported
 from frugalbo.executors.local import LocalExecutor
-from frugalbo.study import Ended, Failure, Outcome, Reported
 from frugalbo.testing.executors import drain
 
 MIB = 2**20

@@ -10,6 +10,7 @@ from local_setup import a_segment, local_problem
 
 from frugalbo.budget.amounts import Cost
 from frugalbo.errors import ExecutorError, PoolError, ProblemError
+from frugalbo.events import Ended, Outcome
 from frugalbo.executors.backends import make_executor, read_backend
 from frugalbo.executors.cluster_slots import cluster_pool_slots, cluster_slots
 from frugalbo.executors.local import LocalExecutor
@@ -20,7 +21,6 @@ from frugalbo.executors.ray_cluster import requests
 from frugalbo.executors.slurm import SlurmExecutor
 from frugalbo.pool import Pool
 from frugalbo.slot import Slot
-from frugalbo.study import Ended, Outcome
 
 
 def test_a_segment_survives_the_way(tmp_path):

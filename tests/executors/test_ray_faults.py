@@ -17,9 +17,9 @@ import pytest
 from killed_controller import causes_of_interruption, finished, kill_at_work
 from local_setup import a_segment, lived_between, local_problem
 
+from frugalbo.events import Cause, Ended, Outcome, Reported
 from frugalbo.executors import processes
 from frugalbo.executors.segments import SegmentFolder
-from frugalbo.study import Cause, Ended, Outcome, Reported
 from frugalbo.testing.executors import drain
 
 pytestmark = [

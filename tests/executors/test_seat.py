@@ -9,6 +9,7 @@ import pytest
 from local_setup import SLOTS, a_segment, local_problem
 
 from frugalbo.errors import ExecutorError
+from frugalbo.events import Cause, Ended, Outcome, Reported
 from frugalbo.executors import carrier, seat
 from frugalbo.executors.backends import make_executor, read_backend
 from frugalbo.executors.depots import carried_as
@@ -17,7 +18,6 @@ from frugalbo.executors.messages import events_from_text, segment_to_json
 from frugalbo.executors.seat import Seat
 from frugalbo.executors.segments import SegmentFolder
 from frugalbo.executors.unseen import find_out_unseen, handed_out, note
-from frugalbo.study import Cause, Ended, Outcome, Reported
 
 pytest.importorskip("fsspec")
 

@@ -12,6 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from local_setup import a_segment
 
+from frugalbo.events import Failure, Outcome, Reported
 from frugalbo.executors import processes
 from frugalbo.executors.processes import Identity
 from frugalbo.executors.segments import (
@@ -25,7 +26,6 @@ from frugalbo.executors.segments import (
     goes_on_from,
 )
 from frugalbo.executors.verdict import Seen, judge, judge_silent
-from frugalbo.study import Failure, Outcome, Reported
 
 
 @pytest.fixture

@@ -4,11 +4,11 @@ from dataclasses import replace
 import pytest
 
 from frugalbo.errors import ExecutorError
+from frugalbo.events import Ended, Failure, Outcome
 from frugalbo.executors.base import Segment
 from frugalbo.executors.simulated import Curve, Hazards, SimulatedExecutor
 from frugalbo.problem import Problem
 from frugalbo.slot import Slot
-from frugalbo.study import Ended, Failure, Outcome
 from frugalbo.testing.executors import STEPS, ExecutorConformance, a_problem
 
 SLOTS = [Slot("cpu:0", "cpu", 0), Slot("cpu:1", "cpu", 1, devices=3, dollars_per_hour=60.0)]

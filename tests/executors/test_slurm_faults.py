@@ -18,12 +18,12 @@ from local_setup import HERE, a_segment, lived_between, local_problem
 import frugalbo as fb
 from frugalbo.budget.amounts import Cost
 from frugalbo.errors import ExecutorError
+from frugalbo.events import Cause, Ended, Outcome, Reported, Started
 from frugalbo.executors import processes
 from frugalbo.executors.segments import SegmentFolder
 from frugalbo.executors.slurm import SlurmExecutor
 from frugalbo.executors.slurm_commands import Slurm
 from frugalbo.pool import Pool
-from frugalbo.study import Cause, Ended, Outcome, Reported, Started
 from frugalbo.testing.executors import drain
 
 pytestmark = [

@@ -8,8 +8,9 @@ from clients import client, experiment, loss, run
 import frugalbo as fb
 import frugalbo.integrations.ax as fa
 from frugalbo.errors import ProblemError, SpaceError, StudyError
+from frugalbo.events import Ended, Failure, Outcome, Reported, Started
 from frugalbo.integrations.ax.space import Translation, from_search_space, to_search_space
-from frugalbo.study import Ended, Failure, Outcome, Reported, Started, Status, Study
+from frugalbo.study import Status, Study
 
 SPACE = fb.Space(
     {

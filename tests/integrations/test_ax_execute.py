@@ -10,8 +10,9 @@ from clients import experiment
 import frugalbo as fb
 import frugalbo.integrations.ax as fa
 from frugalbo.errors import ExecutorError, StudyError
+from frugalbo.events import Failure
 from frugalbo.executors.inline import InlineExecutor
-from frugalbo.study import Failure, Status
+from frugalbo.study import Status
 
 
 def curve(job):

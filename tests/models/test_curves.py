@@ -12,10 +12,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from frugalbo.errors import ModelError
+from frugalbo.events import Failure
 from frugalbo.models.curves import CurveModel, CurvePosterior, PartialCurve, curves_of, schedule_progress
 from frugalbo.models.curves.curve import Temper, thin
 from frugalbo.models.curves.process import Batch, Hyperparameters, Levels
-from frugalbo.study import Failure
 from frugalbo.testing.studies import RECIPES, make_study
 
 HORIZON = 53.0

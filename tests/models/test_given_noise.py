@@ -9,6 +9,8 @@ from botorch.acquisition import qLogNoisyExpectedImprovement
 import frugalbo as fb
 from frugalbo.budget.amounts import Cost
 from frugalbo.errors import ModelError
+from frugalbo.events import Ended, Reported, Started
+from frugalbo.events import Outcome as Ending
 from frugalbo.models.kernel import lengthscale_prior
 from frugalbo.models.leave_one_out import left_out
 from frugalbo.models.map_fit import log_posterior
@@ -16,8 +18,7 @@ from frugalbo.models.objective import fit_objective
 from frugalbo.models.outcome import Outcome
 from frugalbo.propose.bo import BayesianProposer
 from frugalbo.propose.evidence import Evidence
-from frugalbo.study import Ended, Reported, Started, Study
-from frugalbo.study import Outcome as Ending
+from frugalbo.study import Study
 
 LOW_HIGH = (0.01, 0.5)
 

@@ -1,7 +1,7 @@
 """Studies for the tests of proposers, made from results."""
 
 from frugalbo.budget.amounts import Cost
-from frugalbo.study import Ended, Failure, Outcome, Reported, Started
+from frugalbo.events import Ended, Failure, Outcome, Reported, Started
 
 
 def start(study, params):

@@ -8,11 +8,12 @@ from studies import tell
 
 from frugalbo.budget.amounts import Budget, Cost
 from frugalbo.budget.ledger import Ledger
+from frugalbo.events import Ended, Outcome, Started
 from frugalbo.problem import Minimize, Problem
 from frugalbo.propose.bo import BayesianProposer
 from frugalbo.propose.fit import besides_s
 from frugalbo.space import Float, Space
-from frugalbo.study import Ended, Outcome, Started, Study
+from frugalbo.study import Study
 
 SPACE = Space({"x": Float(0, 1), "y": Float(0, 1)})
 

@@ -12,13 +12,14 @@ from frugalbo.budget.amounts import Budget
 from frugalbo.budget.cost import KnownCost
 from frugalbo.budget.ledger import Ledger
 from frugalbo.errors import FrugalWarning
+from frugalbo.events import Failure, Outcome
 from frugalbo.models import map_fit
 from frugalbo.problem import Maximize, Minimize, Problem
 from frugalbo.propose import bo
 from frugalbo.propose.bo import BayesianProposer
 from frugalbo.propose.sobol import SobolProposer
 from frugalbo.space import Choice, Float, Int, Space
-from frugalbo.study import Failure, Outcome, Study
+from frugalbo.study import Study
 
 SQUARE = Space({"x": Float(0, 1), "y": Float(0, 1)})
 MIXED = Space(

@@ -7,10 +7,11 @@ import pytest
 
 from frugalbo.budget.amounts import Budget, Cost
 from frugalbo.budget.ledger import Ledger
+from frugalbo.events import Ended, Outcome, Reported, Started
 from frugalbo.problem import Minimize, Problem
 from frugalbo.propose.bo import BayesianProposer
 from frugalbo.space import Float, Space
-from frugalbo.study import Ended, Outcome, Reported, Started, Study
+from frugalbo.study import Study
 
 SPACE = Space({"x": Float(0, 1)})
 

@@ -11,12 +11,13 @@ from studies import end, start
 from frugalbo.acquisition.registry import ACQUISITIONS
 from frugalbo.budget.amounts import Cost
 from frugalbo.constraint import OutcomeConstraint
+from frugalbo.events import Ended, Outcome, Reported
 from frugalbo.problem import Minimize, Problem
 from frugalbo.propose.bo import BayesianProposer
 from frugalbo.propose.evidence import Evidence
 from frugalbo.propose.random import RandomProposer
 from frugalbo.space import Choice, Float, Space
-from frugalbo.study import Ended, Outcome, Reported, Study
+from frugalbo.study import Study
 
 PLANE = Space({"x": Float(0, 6), "y": Float(0, 6)})
 UNIT = Space({"x": Float(0, 1), "y": Float(0, 1)})

@@ -15,7 +15,7 @@ def study_of(n, proposer=None):
     proposer = proposer or Listed(LIST, seed=0)
     study = ladder(space=SPACE)
     from frugalbo.budget.amounts import Cost
-    from frugalbo.study import Ended, Outcome, Reported, Started
+    from frugalbo.events import Ended, Outcome, Reported, Started
 
     for i in range(n):
         (suggestion,) = proposer.propose(study, 1)

@@ -15,12 +15,13 @@ from frugalbo.acquisition.registry import ACQUISITIONS
 from frugalbo.budget.amounts import Budget, Cost
 from frugalbo.budget.ledger import Ledger
 from frugalbo.errors import FrugalWarning
+from frugalbo.events import Outcome, Started
 from frugalbo.models.objective import fit_objective
 from frugalbo.problem import Minimize, Problem
 from frugalbo.propose import LIGHT, METHODS, make_proposer
 from frugalbo.propose.bo import BayesianProposer
 from frugalbo.space import Choice, Float, Int, Space
-from frugalbo.study import Outcome, Started, Study
+from frugalbo.study import Study
 
 SQUARE = Space({"x": Float(0, 1), "y": Float(0, 1)})
 MIXED = Space(

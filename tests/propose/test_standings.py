@@ -8,12 +8,13 @@ from hypothesis import strategies as st
 from scipy.special import ndtri
 
 from frugalbo.budget.amounts import Cost
+from frugalbo.events import Ended, Failure, Outcome, Reported, Started
 from frugalbo.problem import Fidelity, Maximize, Minimize, Problem
 from frugalbo.propose.bo import BayesianProposer
 from frugalbo.propose.evidence import Evidence
 from frugalbo.propose.standings import standings
 from frugalbo.space import Float, Space
-from frugalbo.study import Ended, Failure, Outcome, Reported, Started, Study
+from frugalbo.study import Study
 
 SPACE = Space({"x": Float(0, 1)})
 LEVELS = (2, 8, 32)

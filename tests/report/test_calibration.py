@@ -10,11 +10,12 @@ import pytest
 
 from frugalbo.budget.amounts import Budget, Cost
 from frugalbo.budget.ledger import Ledger
+from frugalbo.events import Ended, Failure, Outcome, Reported, Started
 from frugalbo.problem import Maximize, Minimize, Problem
 from frugalbo.report import Report, calibration
 from frugalbo.report.calibration import binomial_range
 from frugalbo.space import Float, Space
-from frugalbo.study import Ended, Failure, Outcome, Reported, Started, Study
+from frugalbo.study import Study
 
 
 def study_of(rows, objective=None):

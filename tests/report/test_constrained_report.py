@@ -8,9 +8,9 @@ from rich.console import Console
 
 import frugalbo as fb
 from frugalbo.budget.ledger import Ledger
+from frugalbo.events import Outcome
 from frugalbo.live import LogView, render
 from frugalbo.report import Report, best_so_far, trial_table, wording
-from frugalbo.study import Outcome
 
 CONSTRAINTS = ("peak_gib <= 8", "accuracy >= 0.9")
 

@@ -7,12 +7,13 @@ import pytest
 
 from frugalbo.budget.amounts import Budget, Cost
 from frugalbo.budget.ledger import Ledger
+from frugalbo.events import Ended, Outcome, Reported, Started
 from frugalbo.problem import Maximize, Minimize, Problem
 from frugalbo.report import Report, exploration
 from frugalbo.report.exploration import of_points, of_pulls
 from frugalbo.report.html_tables import explored
 from frugalbo.space import Float, Space
-from frugalbo.study import Ended, Outcome, Reported, Started, Study
+from frugalbo.study import Study
 
 
 def pulls_of(policy, runs=400, horizon=20, k=5, seed=0):

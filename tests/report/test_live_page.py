@@ -8,10 +8,10 @@ import pytest
 
 import frugalbo as fb
 from frugalbo.cli import main
+from frugalbo.events import Failure
 from frugalbo.report import Report
 from frugalbo.store import Store
 from frugalbo.stored import DEFAULT_STORAGE, read_study
-from frugalbo.study import Failure
 
 EVIL = "<script>alert('from a job')</script>"
 PROBLEM = fb.Problem(

@@ -7,10 +7,11 @@ from hypothesis import strategies as st
 
 from frugalbo.budget.amounts import Cost
 from frugalbo.errors import SpaceError
+from frugalbo.events import Ended, Outcome, Reported, Started
 from frugalbo.problem import Maximize, Minimize, Problem
 from frugalbo.report import Report, pareto, plots, wording
 from frugalbo.space import Choice, Float, Space
-from frugalbo.study import Ended, Outcome, Reported, Started, Study
+from frugalbo.study import Study
 
 SPACE = Space({"density": Float(0, 1), "rule": Choice(("adam", "sign")), "rank": Float(1, 9, only_if={"rule": "adam"})})
 ROWS = [(0.5, 3.0, 700), (0.25, 2.0, 300), (0.125, 2.0, 300), (0.0, 4.0, 100), (1.0, 2.5, 900), (0.75, 1.0, 900)]

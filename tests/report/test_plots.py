@@ -15,13 +15,14 @@ from matplotlib.colors import to_hex
 from matplotlib.figure import Figure
 
 from frugalbo.budget.amounts import Cost
+from frugalbo.events import Ended, Outcome, Reported, Started
 from frugalbo.problem import Fidelity, Minimize, Problem
 from frugalbo.report import Report, pictures, plot_style, plots
 from frugalbo.report.findings import best_so_far, gantt, main_resource, results
 from frugalbo.report.html import page, text
 from frugalbo.report.importance import Importance
 from frugalbo.space import Float, Space
-from frugalbo.study import Ended, Outcome, Reported, Started, Status, Study
+from frugalbo.study import Status, Study
 from frugalbo.testing.studies import RECIPES, Recipe, make_study
 
 NO_IMPORTANCE = Importance((), (), (), None, 0, "not asked for")

@@ -13,6 +13,7 @@ from scipy.stats import qmc
 
 from frugalbo.budget.amounts import Budget, Cost
 from frugalbo.budget.ledger import Ledger
+from frugalbo.events import Ended, Failure, Outcome, Reported, Started
 from frugalbo.problem import Fidelity, Maximize, Minimize, Problem
 from frugalbo.report import (
     Report,
@@ -29,7 +30,7 @@ from frugalbo.report import (
 from frugalbo.report.findings import longest_pause, peak_held, time_in_use
 from frugalbo.report.importance import GaussianProcess, Importance, importance, pair_shares, sobol_indices
 from frugalbo.space import Choice, Float, Space
-from frugalbo.study import Ended, Failure, Outcome, Reported, Started, Study
+from frugalbo.study import Study
 from frugalbo.testing.studies import RECIPES, Recipe, make_events, make_study
 
 SPACE = Space({"lr": Float(0.0, 1.0), "status": Choice(("a", "b", "c"))})

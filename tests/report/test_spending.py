@@ -8,12 +8,13 @@ from hypothesis import strategies as st
 from frugalbo.budget.amounts import Budget, Cost
 from frugalbo.budget.ledger import Ledger
 from frugalbo.budget.price import prices_over_time
+from frugalbo.events import Ended, Outcome, Started
 from frugalbo.problem import Fidelity, Minimize, Problem
 from frugalbo.report import plots, spending
 from frugalbo.report.html_tables import pools as pool_table
 from frugalbo.report.spending import WHOLE
 from frugalbo.space import Float, Space
-from frugalbo.study import Ended, Outcome, Started, Study
+from frugalbo.study import Study
 from frugalbo.testing.studies import Recipe, make_study
 
 PROBLEM = Problem("p", Space({"x": Float(0, 1)}), "no:job", Minimize("loss"), Fidelity("steps", 1, 3))

@@ -9,13 +9,14 @@ from hypothesis import strategies as st
 
 from frugalbo.budget.amounts import Budget, Cost
 from frugalbo.budget.ledger import Ledger
+from frugalbo.events import Ended, Failure, Outcome, Reported, Started
 from frugalbo.problem import Fidelity, Maximize, Minimize, Problem
 from frugalbo.report import Report, pictures, plot_curves, plot_pauses, plots, rungs, spared, waits, wording
 from frugalbo.report.html_tables import MOST_WAITS, ending, pauses
 from frugalbo.report.plot_style import COLOURS
 from frugalbo.report.waiting import Standing
 from frugalbo.space import Float, Space
-from frugalbo.study import Ended, Failure, Outcome, Reported, Started, Status, Study
+from frugalbo.study import Status, Study
 from frugalbo.testing.studies import RECIPES, Recipe, make_study
 
 STEPS = 9

@@ -6,6 +6,7 @@ import numpy as np
 
 from frugalbo.budget.amounts import Budget
 from frugalbo.budget.cost import KnownCost
+from frugalbo.events import Failure
 from frugalbo.executors.simulated import Curve, SimulatedExecutor
 from frugalbo.problem import Fidelity, Minimize, Problem
 from frugalbo.propose.base import Suggestion
@@ -13,7 +14,6 @@ from frugalbo.run import RunLoop
 from frugalbo.session import OpenStudy
 from frugalbo.slot import Slot
 from frugalbo.space import Float, Space
-from frugalbo.study import Failure
 
 COST = KnownCost(lambda params, start, until: float(until - start))
 

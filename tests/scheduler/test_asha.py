@@ -3,12 +3,13 @@ from ladders import COST, Numbered, losses, make_problem, play, sent_to
 
 from frugalbo.budget.amounts import Budget, Cost
 from frugalbo.budget.ledger import Ledger
+from frugalbo.events import Ended, Outcome, Reported, Started
 from frugalbo.executors.simulated import Curve
 from frugalbo.scheduler.asha import AshaScheduler
 from frugalbo.scheduler.base import Resume, Start
 from frugalbo.scheduler.rungs import Standings
 from frugalbo.slot import Slot
-from frugalbo.study import Ended, Outcome, Reported, Started, Study
+from frugalbo.study import Study
 
 SLOTS = [Slot(f"cpu:{i}", "cpu", i) for i in range(3)]
 

@@ -6,6 +6,7 @@ from ladders import COST, Numbered, make_problem, play
 from frugalbo.api import tune
 from frugalbo.budget.amounts import Budget, Cost
 from frugalbo.budget.ledger import Ledger
+from frugalbo.events import Ended, Failure, Outcome, Reported, Started
 from frugalbo.executors.simulated import Curve, SimulatedExecutor
 from frugalbo.problem import Fidelity, Minimize, Problem
 from frugalbo.scheduler.automatic import AutoScheduler
@@ -14,7 +15,7 @@ from frugalbo.scheduler.fixed import FixedScheduler
 from frugalbo.slot import Slot
 from frugalbo.space import Float, Space
 from frugalbo.stored import Settings
-from frugalbo.study import Ended, Failure, Outcome, Reported, Started, Study
+from frugalbo.study import Study
 
 SLOT = Slot("cpu:0", "cpu", 0)
 INDIVISIBLE = Problem("p", Space({"x": Float(0.0, 1.0)}), "m:f", Minimize("loss"))

@@ -9,6 +9,7 @@ from hypothesis import strategies as st
 from frugalbo.budget.amounts import Budget, Cost
 from frugalbo.budget.cost import CostPrediction, KnownCost
 from frugalbo.budget.ledger import Ledger
+from frugalbo.events import Ended, Outcome, Started
 from frugalbo.propose.base import Suggestion
 from frugalbo.propose.bo import BayesianProposer
 from frugalbo.propose.random import RandomProposer
@@ -17,7 +18,7 @@ from frugalbo.run import TOO_SMALL
 from frugalbo.scheduler.base import Resume, Start
 from frugalbo.scheduler.fixed import FixedScheduler
 from frugalbo.slot import Slot
-from frugalbo.study import Ended, Outcome, Started, Study
+from frugalbo.study import Study
 
 KNOWN = KnownCost(lambda params, start, until: params["width"])
 SLOTS = [Slot(f"cpu:{i}", "cpu", i) for i in range(3)]

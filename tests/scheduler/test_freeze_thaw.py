@@ -10,6 +10,7 @@ from scipy.stats import norm
 from frugalbo.budget.amounts import Budget, Cost
 from frugalbo.budget.cost import KnownCost
 from frugalbo.budget.ledger import Ledger
+from frugalbo.events import Ended, Failure, Outcome, Reported, Started
 from frugalbo.problem import Fidelity, Minimize, Problem
 from frugalbo.propose.standings import standings
 from frugalbo.scheduler import SchedulerError, make_scheduler
@@ -18,7 +19,7 @@ from frugalbo.scheduler.base import Resume, Start
 from frugalbo.scheduler.freeze_thaw import FreezeThawScheduler, improvement, one_in
 from frugalbo.slot import Slot
 from frugalbo.space import Choice, Space
-from frugalbo.study import Ended, Failure, Outcome, Reported, Started, Study
+from frugalbo.study import Study
 
 SLOT = Slot("cpu:0", "cpu", 0)
 LEVELS = (1, 3, 9, 27)

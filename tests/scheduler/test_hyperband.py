@@ -3,8 +3,8 @@ from dataclasses import replace
 import pytest
 from ladders import COST, Numbered, losses, make_problem, play, sent_to, simulate_with
 
+from frugalbo.events import Failure
 from frugalbo.scheduler.hyperband import HyperbandScheduler, SuccessiveHalvingScheduler
-from frugalbo.study import Failure
 
 
 def reference(brackets, eta, rounds, seed=0):

@@ -9,10 +9,11 @@ from ladders import COST, Numbered, make_problem
 
 from frugalbo.budget.amounts import Budget, Cost
 from frugalbo.budget.ledger import Ledger
+from frugalbo.events import Ended, Outcome, Reported, Started
 from frugalbo.scheduler import make_scheduler
 from frugalbo.scheduler.patience import left_idle
 from frugalbo.slot import Slot
-from frugalbo.study import Ended, Outcome, Reported, Started, Study
+from frugalbo.study import Study
 
 HOUR = 3600.0
 # Work costs 1 USD an hour in the slow pool and 1.5 in the fast one; both slow slots together spend 2 USD an hour.

@@ -5,13 +5,14 @@ import pytest
 from frugalbo.budget.amounts import Budget, Cost
 from frugalbo.budget.cost import KnownCost
 from frugalbo.budget.ledger import Ledger
+from frugalbo.events import Ended, Outcome, Started
 from frugalbo.problem import Minimize, Problem
 from frugalbo.propose.base import Suggestion
 from frugalbo.scheduler.base import Start
 from frugalbo.scheduler.purse import Purse
 from frugalbo.slot import Slot
 from frugalbo.space import Float, Space
-from frugalbo.study import Ended, Outcome, Started, Study
+from frugalbo.study import Study
 
 SLOTS = [Slot("cpu:0", "cpu", 0), Slot("cpu:1", "cpu", 1)]
 

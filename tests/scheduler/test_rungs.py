@@ -7,12 +7,13 @@ from hypothesis import strategies as st
 from ladders import make_problem
 
 from frugalbo.budget.amounts import Cost
+from frugalbo.events import Ended, Failure, Outcome, Reported, Started
 from frugalbo.propose.random import RandomProposer
 from frugalbo.scheduler import SCHEDULERS, SchedulerError, make_scheduler
 from frugalbo.scheduler.asha import AshaScheduler
 from frugalbo.scheduler.hyperband import HyperbandScheduler, SuccessiveHalvingScheduler
 from frugalbo.scheduler.rungs import Standings, rung_levels
-from frugalbo.study import Ended, Failure, Outcome, Reported, Started, Study
+from frugalbo.study import Study
 
 
 @pytest.mark.parametrize(

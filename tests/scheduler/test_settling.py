@@ -10,6 +10,7 @@ from ladders import COST, Numbered, make_problem, simulate_with
 
 from frugalbo.budget.amounts import Budget, Cost
 from frugalbo.errors import ExecutorError, ProblemError
+from frugalbo.events import Ended, Outcome, Reported, Started
 from frugalbo.executors.base import Segment
 from frugalbo.executors.simulated import Curve, Disturbance, Hazards, SimulatedExecutor
 from frugalbo.problem import Fidelity, Maximize, Problem
@@ -17,7 +18,7 @@ from frugalbo.run import RunLoop
 from frugalbo.scheduler import make_scheduler
 from frugalbo.session import OpenStudy
 from frugalbo.slot import Slot
-from frugalbo.study import Ended, Outcome, Reported, Started, Study
+from frugalbo.study import Study
 
 
 def problem_of(settle=None, high=27):

@@ -7,9 +7,10 @@ from hypothesis import strategies as st
 from ladders import COST, Numbered, losses, make_problem, play
 
 from frugalbo.budget.amounts import Cost
+from frugalbo.events import Ended, Outcome, Reported, Started
 from frugalbo.scheduler.base import Stop
 from frugalbo.scheduler.stopping import AshaStoppingScheduler, MedianScheduler
-from frugalbo.study import Ended, Outcome, Reported, Started, Study
+from frugalbo.study import Study
 
 
 def _run(study, number, values, *, at=0.0, ends=False, first=1):

@@ -11,11 +11,12 @@ from frugalbo.api import tune
 from frugalbo.budget.amounts import Budget
 from frugalbo.budget.ledger import Ledger
 from frugalbo.errors import FrugalWarning, LeaseError, OutageError
+from frugalbo.events import Reported
 from frugalbo.executors.inline import InlineExecutor
 from frugalbo.problem import Minimize, Problem
 from frugalbo.space import Float, Space
 from frugalbo.store import Store
-from frugalbo.study import Reported, Study
+from frugalbo.study import Study
 from frugalbo.testing.postgres import PrivatePostgres, find_programs
 from frugalbo.testing.stores import SPEC
 

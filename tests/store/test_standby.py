@@ -15,10 +15,10 @@ import pytest
 from frugalbo.api import resume
 from frugalbo.budget.amounts import Budget
 from frugalbo.cli import main
+from frugalbo.events import Ended, Started
 from frugalbo.standby import await_lease
 from frugalbo.store import Store
 from frugalbo.stored import read_study
-from frugalbo.study import Ended, Started
 from frugalbo.testing.stores import SPEC
 from tests.store.controller import TRIALS
 

@@ -38,6 +38,7 @@ from frugalbo.acquisition.registry import ACQUISITIONS, SLATES, Situation, choos
 from frugalbo.budget.amounts import Budget, Cost
 from frugalbo.budget.ledger import Ledger
 from frugalbo.errors import ModelError
+from frugalbo.events import Ended, Outcome, Reported, Started
 from frugalbo.integrations.ax.convert import COST_METRIC, NO_JOB
 from frugalbo.metabo.acquisition import choose_metabo
 from frugalbo.problem import Minimize, Problem
@@ -46,7 +47,7 @@ from frugalbo.propose.evidence import Evidence
 from frugalbo.propose.fit import Fitter
 from frugalbo.propose.maximise import make_pool
 from frugalbo.space import Float, Space
-from frugalbo.study import Ended, Outcome, Reported, Started, Study
+from frugalbo.study import Study
 
 MODULAR = ("metabo", *(name for name in ACQUISITIONS if name not in SLATES))  # draws of `ts` live on a pool of ours
 _MODEL_OF = 400

@@ -37,10 +37,11 @@ from frugalbo.budget.ledger import Ledger
 from frugalbo.budget.stated import StatedCost
 from frugalbo.constraint import OutcomeConstraint
 from frugalbo.errors import BudgetError, ProblemError, SpaceError, StudyError
+from frugalbo.events import Ended, Reported, Started
 from frugalbo.integrations.ax.record import KEY, Terms, events_of, record, rows_of
 from frugalbo.integrations.ax.space import Translation, from_search_space, to_search_space
 from frugalbo.problem import IN_MEMORY, Fidelity, Maximize, Minimize, Problem, job_address
-from frugalbo.study import Ended, Reported, Started, Status, Study, Trial
+from frugalbo.study import Status, Study, Trial
 
 COST_METRIC = "device_seconds"
 NO_JOB = "nowhere:train"  # Ax does not know what it runs

@@ -36,13 +36,13 @@ from ax.utils.common.result import Err, Ok
 from frugalbo.budget.afford import Refusal
 from frugalbo.budget.amounts import Budget, Cost
 from frugalbo.errors import ExecutorError, StudyError
+from frugalbo.events import Ended, Event, Failure, Outcome, Reported, Started, event_from_json
 from frugalbo.executors.base import Executor, Segment
 from frugalbo.integrations.ax.convert import COST_METRIC, experiment_of, problem_of
 from frugalbo.integrations.ax.node import FrugalNode
 from frugalbo.integrations.ax.record import KEY, explanation, record, recorded, written
 from frugalbo.problem import Job, Problem
 from frugalbo.run import trial_folder
-from frugalbo.study import Ended, Event, Failure, Outcome, Reported, Started, event_from_json
 
 _STATUS = {
     Outcome.COMPLETED: TrialStatus.COMPLETED,

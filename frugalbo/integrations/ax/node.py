@@ -43,6 +43,7 @@ from frugalbo.budget.cost import cost_model
 from frugalbo.budget.stated import StatedCost
 from frugalbo.budget.worth import MinGain
 from frugalbo.errors import BudgetError, SpaceError, StudyError
+from frugalbo.events import Started
 from frugalbo.integrations.ax.convert import COST_METRIC, check_counted, from_ax, problem_of
 from frugalbo.integrations.ax.record import KEY, SLOT, recorded, rows_of
 from frugalbo.propose import LIGHT, METHODS, MethodError, Proposer, make_proposer
@@ -52,7 +53,7 @@ from frugalbo.propose.listed import Listed
 from frugalbo.propose.maximise import make_pool
 from frugalbo.slot import Slot
 from frugalbo.space import Params, Space, Value
-from frugalbo.study import Started, Study
+from frugalbo.study import Study
 
 _ANCHORS = 4  # the best known, near which half of the configurations with fixed parameters lie
 _CONFIDENCE = 0.995  # as in `fb.tune`: a hold that is too high is given back a moment later

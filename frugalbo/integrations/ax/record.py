@@ -33,8 +33,8 @@ from ax.core.trial_status import TrialStatus
 
 from frugalbo.budget.amounts import Cost
 from frugalbo.errors import StudyError
+from frugalbo.events import Ended, Event, Failure, Outcome, Reported, Started, event_from_json, event_to_json
 from frugalbo.space import Params
-from frugalbo.study import Ended, Event, Failure, Outcome, Reported, Started, event_from_json, event_to_json
 
 KEY = "frugalbo"
 SLOT = "ax"

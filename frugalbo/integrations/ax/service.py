@@ -35,12 +35,13 @@ from frugalbo.budget.afford import Refusal
 from frugalbo.budget.amounts import Budget, Cost, parse_amount
 from frugalbo.budget.ledger import Balance
 from frugalbo.errors import BudgetError, StudyError
+from frugalbo.events import Ended, Event, Failure, Outcome, Reported, Started
 from frugalbo.integrations.ax.best import Best, best_point
 from frugalbo.integrations.ax.convert import COST_METRIC, experiment_of, name_of, problem_of
 from frugalbo.integrations.ax.node import FrugalNode, check_budget, generation_strategy
 from frugalbo.integrations.ax.record import KEY, SLOT, Terms, explanation, record, recorded
 from frugalbo.integrations.ax.storage import load, load_sqlite, save
-from frugalbo.study import Ended, Event, Failure, Outcome, Reported, Started, Study
+from frugalbo.study import Study
 
 Data = Mapping[str, float | tuple[float, float]]
 

@@ -10,8 +10,9 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from frugalbo.errors import ModelError
+from frugalbo.events import Failure
 from frugalbo.models.outcome import Outcome
-from frugalbo.study import Failure, Study
+from frugalbo.study import Study
 
 Array = NDArray[np.float64]
 Progress = Callable[[Array], Array]
