@@ -30,16 +30,34 @@ from frugalbo.space import Space
 Array = NDArray[np.float64]
 Record = dict[str, Any]
 
-TASKS = tuple(
-    f"hpob/{space}_{task}"
-    for space, tasks in {
+
+def _named(tasks: Mapping[str, str]) -> tuple[str, ...]:
+    return tuple(f"hpob/{space}_{task}" for space, names in tasks.items() for task in names.split())
+
+
+TASKS = _named(
+    {
         "4796": "23 3549 3918 9903",
         "5527": "10101 145804 146064 146065 31 9914",
         "5859": "125923 31 37 3902 9977 9983",
         "5889": "3918 9971",
         "5906": "3918 9971",
-    }.items()
-    for task in tasks.split()
+    }
+)
+# Two data sets of each of the other spaces, where what is known of a space may be looked at and chosen.
+OTHERS = _named(
+    {
+        "5636": "10101 145804",
+        "5891": "3492 3891",
+        "5965": "10101 145836",
+        "5970": "14951 34536",
+        "5971": "10093 34536",
+        "6766": "10101 145804",
+        "6767": "145804 146064",
+        "6794": "10101 145804",
+        "7607": "145976 3896",
+        "7609": "125923 145853",
+    }
 )
 METHODS = ("past", "metabo", "ei", "random")
 PUBLISHED = ("NAP", "FSBO2", "OptFormer", "GP", "Random")
@@ -81,9 +99,9 @@ def past_of(tables: Mapping[str, tuple[Array, Array]]) -> Past:
     return past
 
 
-def table(records: Sequence[Record]) -> str:
+def table(records: Sequence[Record], tasks: Sequence[str] = TASKS) -> str:
     """Regrets and gains on `ei`, for all races of 25 steps, and those of 50 and of 100 where these are fewer."""
-    races = {(r["task"], r["seed"], r["method"]): r for r in records if r["kind"] == "race" and r["task"] in TASKS}
+    races = {(r["task"], r["seed"], r["method"]): r for r in records if r["kind"] == "race" and r["task"] in tasks}
     methods = [m for m in METHODS if any(m == method for _, _, method in races)]
     lengths: dict[tuple[tuple[str, int], ...], int] = {}  # of which cells, how far all methods have gone
     for most in STEPS[2:]:
@@ -115,7 +133,7 @@ def _of(
                 of_task = np.array([apart[[c[0] == t for c in of]].mean(0) for t in tasks])
                 versus = " | ".join(map(_versus, of_task.T, apart.T))
                 gains.append(f"| {name} | {m} | {versus} |")
-        known = PUBLISHED if (data_folder() / "hpob_published").is_dir() else ()
+        known = PUBLISHED if (data_folder() / "hpob_published").is_dir() and {*tasks} <= {*TASKS} else ()
         by_method = {m: {t: published(m, t)[steps] for t in tasks} for m in known}
         lines += [f"{counted} {m}, published | {_text(by_task)} |" for m, by_task in by_method.items()]
     return "\n".join([*lines, "", *gains])

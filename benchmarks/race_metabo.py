@@ -20,6 +20,7 @@ each step. A race that is on file for fewer trials goes on from there.
   `past` the other seven are known.
 * `hpob`: five of the six HPO-B-v3 spaces on which NAP is published, with its data sets; pools from the wheel of
   `bocode` 1.0.1 unpacked in FOLDER. The published curves are in `../shared/data`, with their own initial points.
+* `hpob-others`: two data sets of each of the ten other spaces there.
 
 | method | what it is |
 |---|---|
@@ -79,6 +80,7 @@ from frugalbo.models.objective import ObjectiveGP, fit_objective
 Array = NDArray[np.float64]
 
 RESULTS = Path(__file__).parent / "results" / "race_metabo.jsonl"
+SUITES = ("function", "nap", "taskset", "hpob", "hpob-others")
 CANDIDATES = 5000
 _SHUFFLES = 2000
 _AUDITED_SHUFFLES = 20
@@ -257,8 +259,12 @@ def _now() -> str:
 def markdown(records: list[dict[str, Any]]) -> str:
     """All that is recorded for the newest weights."""
     records = [r for r in records if r["weights"] == records[-1]["weights"]]
-    parts = (metabo_race_table.table, hpob.table, metabo_race_table.audits, _other_tables)
+    parts = (metabo_race_table.table, hpob.table, _others, metabo_race_table.audits, _other_tables)
     return "\n\n".join(part(records) for part in parts)
+
+
+def _others(records: list[dict[str, Any]]) -> str:
+    return hpob.table(records, hpob.OTHERS)
 
 
 def _other_tables(records: list[dict[str, Any]]) -> str:
@@ -277,9 +283,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--seeds", type=int, default=5)
     parser.add_argument("--trials", type=int, default=25)
-    parser.add_argument(
-        "--only", nargs="*", default=["function", "nap"], choices=("function", "nap", "taskset", "hpob")
-    )
+    parser.add_argument("--only", nargs="*", default=["function", "nap"], choices=SUITES)
     parser.add_argument("--methods", nargs="*", choices=METHODS, help="by default all")
     parser.add_argument("--bocode", type=Path, help="where the wheel of bocode was unpacked")
     parser.add_argument("--calibration", action="store_true")
@@ -318,7 +322,7 @@ def _race(asked: argparse.Namespace, keep: Callable[[dict[str, Any]], None]) -> 
         os.environ["BOCODE"] = str(asked.bocode)
     races = [r for r in standings.read(asked.out) if r["kind"] == "race" and r["weights"] == digest()]
     known = {(r["task"], r["method"], r["seed"]): r for r in races}
-    suites = {"function": FUNCTIONS, "nap": NAP, "taskset": TASKSET, "hpob": hpob.TASKS}
+    suites = {"function": FUNCTIONS, "nap": NAP, "taskset": TASKSET, "hpob": hpob.TASKS, "hpob-others": hpob.OTHERS}
     names = [name for suite in asked.only if _is_there(suite) for name in suites[suite]]
     for seed in range(asked.seeds):
         for name in names:
@@ -332,7 +336,7 @@ def _race(asked: argparse.Namespace, keep: Callable[[dict[str, Any]], None]) -> 
 
 def _is_there(suite: str) -> bool:
     """Whether the data of a suite are."""
-    if suite == "hpob":
+    if suite.startswith("hpob"):
         return "BOCODE" in os.environ
     return suite == "function" or curve_tables.is_there({"nap": "nap_xgb"}.get(suite, suite))
 
