@@ -196,6 +196,9 @@ def test_nodes_that_share_no_folder_carry_checkpoints_and_a_lost_one_costs_what_
         assert len(steps) == SegmentFolder(own[0] / "trial-0", 0).reports.read_text().count("\n")
         assert first.checkpoint >= steps[-1] - 1
         assert first.used == SegmentFolder(own[0] / "trial-0", 0).read_receipt().used
+        noted = SegmentFolder(run / "trial-0", 0)  # here, for a controller that comes after this one
+        assert noted.read_receipt() == first
+        assert noted.reports.read_text().count("\n") == len(steps)
         assert all(gone_within(who, 5) for who in supervisors[0])
         assert not any(isinstance(event, Ended) and event.trial == 1 for event in events)
 
