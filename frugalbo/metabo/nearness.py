@@ -73,20 +73,25 @@ def matern(A: Tensor, B: Tensor, relevance: Tensor, categorical: Tensor) -> Tens
     """
     scale = math.sqrt(5) * relevance.unsqueeze(-2)
     if not bool(categorical.any()):
-        r = _apart(A * scale, B * scale)
-        return matern_of(r, torch.neg(r).exp_())
+        return _matern_at(_apart(A * scale, B * scale))
     counts, named = ~categorical, categorical
     equal = differences(A[..., named], B[..., named], named[named])
     square = (equal * (scale[..., named] ** 2).unsqueeze(-2)).sum(-1)
     if bool(counts.any()):
         square = square + _apart((A * scale)[..., counts], (B * scale)[..., counts]) ** 2
-    r = (square + 1e-12).sqrt()
-    return matern_of(r, torch.neg(r).exp_())
+    return _matern_at((square + 1e-12).sqrt())
 
 
 def matern_of(r: Tensor, decay: Tensor) -> Tensor:
     """Matern 5/2 at distances times sqrt(5), `(1 + r + r^2 / 3) exp(-r)`; `decay` is `exp(-r)`."""
     return (1 + r).addcmul_(r, r, value=1 / 3).mul_(decay)
+
+
+def _matern_at(r: Tensor) -> Tensor:
+    """`matern_of` of distances that nobody else needs: in their place, but where a gradient does."""
+    near = (1 + r).addcmul_(r, r, value=1 / 3)
+    decay = torch.neg(r) if r.requires_grad else r.neg_()
+    return near.mul_(decay.exp_())
 
 
 def _apart(A: Tensor, B: Tensor) -> Tensor:

@@ -210,6 +210,8 @@ class Universal(nn.Module):
             known: The variance of the noise there beside what is inferred, B x m; of what a trial would show.
         """
         K, mean, variance = self.kernels_say(fit, Q.double())
+        bias = _nearness(K.to(fit.task))
+        del K  # the largest there is
         if observed:
             variance = variance + (fit.amplitude * fit.noise.exp()).unsqueeze(-1)
             variance = variance if known is None else variance + known.double().unsqueeze(1)
@@ -221,10 +223,7 @@ class Universal(nn.Module):
         spread = (0.5 * variance.log() - scale.log().unsqueeze(1)).transpose(1, 2)
         by_kernel = [(apart / scale.unsqueeze(1)).transpose(1, 2), spread, _each(fit.weight, Q.shape[1])]
         token = _as(fit.task, torch.stack(facts, dim=-1), *by_kernel)
-        asked, bias = (
-            self.candidate(torch.cat([*token, _each(fit.task, Q.shape[1])], dim=-1)),
-            _nearness(K.to(fit.task)),
-        )
+        asked = self.candidate(torch.cat([*token, _each(fit.task, Q.shape[1])], dim=-1))
         for block, seen in zip(self.blocks, fit.layers, strict=True):
             asked = block.answer(asked, seen, bias)  # type: ignore[operator]
         logits = self.predict(gelu(self.hidden(asked)))
@@ -329,7 +328,7 @@ def _correlation(A: Tensor, y: Tensor) -> Tensor:
 
 def _nearness(K: Tensor) -> Tensor:
     """What attention adds to its logits."""
-    return (K + math.exp(_FARTHEST)).log()
+    return (K + math.exp(_FARTHEST)).log_()
 
 
 def _each(task: Tensor, count: int) -> Tensor:
