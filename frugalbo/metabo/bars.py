@@ -101,9 +101,10 @@ class Bars(nn.Module):
         inner, (left, right) = self.edges[1:-1], self._tails()
         b = best.unsqueeze(-1)
         low, high = inner[:-1], inner[1:]
-        part = (b - low).clamp_min(0)
-        within = torch.where(b < high, part * part / (2 * (high - low)), b - (low + high) / 2)
-        log_within = torch.where(b > low, within.clamp_min(_TINY).log(), -math.inf)
+        over, width = b - low, high - low
+        part = over.clamp_min(0).minimum(width)
+        within = part * (over - part / 2) / width
+        log_within = within.clamp_min(_TINY).log().masked_fill(over <= 0, -math.inf)
         u = (b - inner[0]) / left
         lower = torch.where(u < 0, math.log(2) + log_h(u.clamp_max(0)), (u.clamp_min(0) + _MEAN).log())
         upper = _log_upper((b - inner[-1]) / right)
