@@ -1,6 +1,6 @@
 """Does a policy that knows cost and budget spend money better than expected improvement on the same predictions?
 
-    python benchmarks/metabo_budget.py --policy FILE [--only prior tables] [--methods ...] [--tasks 96] [--seeds 5]
+    python benchmarks/metabo_budget.py --policy FILE [--only prior tables] [--methods ...] [--tasks 384] [--seeds 5]
     python benchmarks/metabo_budget.py --table
 
 Finite pools with known costs; budgets of 5, 10 and 20 mean costs of the pool, of which three random results that take
@@ -26,15 +26,12 @@ from __future__ import annotations
 
 import argparse
 import hashlib
-import json
 import math
 import os
 import sys
-from collections import defaultdict
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any
 
 os.environ.setdefault("OMP_NUM_THREADS", "1")  # before numpy and torch
 sys.path.insert(0, str(Path(__file__).parents[1]))
@@ -46,8 +43,8 @@ import torch
 from botorch.models.deterministic import GenericDeterministicModel
 from torch import Tensor
 
-from benchmarks import standings
-from benchmarks.tables import NAMES, load
+from benchmarks.records import Record, asked_of, command_line, keep
+from benchmarks.tables import NAMES, SUITES, load
 from frugalbo.acquisition.gittins import GittinsIndex, decayed_lambda
 from frugalbo.acquisition.log_ei_per_cost import LogEIPerCost
 from frugalbo.metabo.policy import digest, load_policy
@@ -155,7 +152,7 @@ def _worth(
         return GittinsIndex(model, cost, price, maximize=False)(U)
 
 
-def run(asked: argparse.Namespace, keep: Callable[[dict[str, Any]], None]) -> None:
+def run(asked: argparse.Namespace) -> None:
     """What was asked for."""
     network, judges = shipped(), rules(asked.policy)
     made = {"network": digest(network)}
@@ -176,63 +173,66 @@ def run(asked: argparse.Namespace, keep: Callable[[dict[str, Any]], None]) -> No
                         bought = float(np.mean(results))
                     else:
                         continue
-                    keep({**at, "method": method, **of, "regret": _rounded(regret), "bought": round(bought, 2)})
+                    said = {"regret": [round(float(r), 6) for r in regret], "bought": round(bought, 2)}
+                    when = datetime.now(UTC).isoformat(timespec="seconds")
+                    keep({**at, "method": method, **of, **said, "at": when}, asked.out)
 
 
-def _rounded(regret: Tensor) -> list[float]:
-    return [round(float(r), 6) for r in regret]
+def markdown(records: list[Record]) -> str:
+    """Mean regret of each method, and how far the policy is below it (standard error); the newest of each cell.
 
-
-def markdown(records: list[dict[str, Any]]) -> str:
-    """Mean regret of each method, and how far the policy is below it (standard error); the newest of each cell."""
+    The pairs are of the seeds that both have. Seeds of a table are no independent tasks, so errors are over tables.
+    """
     cells = {(r["suite"], r["budget"], r["method"], r["task"]): r for r in records}
-    lines = [
-        "| tasks | budget | method | results | regret | less than that: policy (s. e.) | pairs |",
-        "|" + "---|" * 7,
+    lines = ["| pools | budget | method | results | regret | policy is below by (s. e.) | pairs |", "|" + "---|" * 7]
+    for suite in dict.fromkeys(r["suite"] for r in records):
+        for budget in BUDGETS:
+            for method in ("policy", "per-cost", "cooled", "ei", *PROCESS):
+                tasks = [t for s, b, m, t in cells if (s, b, m) == (suite, budget, method)]
+                if not tasks:
+                    continue
+                found = [cells[suite, budget, method, t] for t in tasks]
+                gain, error, pairs = _below(cells, suite, budget, method, tasks)
+                below = "" if method == "policy" else f"{gain:+.4f} ({error:.4f})"
+                bought, regret = (np.mean([np.mean(r[k]) for r in found]) for k in ("bought", "regret"))
+                lines.append(f"| {suite} | {budget} | {method} | {bought:.1f} | {regret:.4f} | {below} | {pairs} |")
+    lines += [
+        "",
+        f"| tables | {' | '.join(f'below cooled at {b}' for b in BUDGETS)} |",
+        "|" + "---|" * (len(BUDGETS) + 1),
     ]
-    by: dict[tuple[str, int, str], list[dict[str, Any]]] = defaultdict(list)
-    for (suite, budget, method, _), record in cells.items():
-        by[suite, budget, method].append(record)
-    for (suite, budget, method), found in sorted(by.items(), key=lambda item: (item[0][0], item[0][1])):
-        pairs = [(r["regret"], cells[suite, budget, "policy", r["task"]]["regret"]) for r in found]
-        gains = [np.subtract(theirs, mine[: len(theirs)]) for theirs, mine in pairs]
-        # Seeds of a table are no independent tasks, tasks of the prior are.
-        units = np.array([g.mean() for g in gains]) if suite == "tables" else np.concatenate(gains)
-        error = units.std(ddof=1) / math.sqrt(len(units))
-        regret = np.mean([np.mean(r["regret"]) for r in found])
-        gain = "" if method == "policy" else f"{units.mean():+.4f} ({error:.4f})"
-        count = sum(len(r["regret"]) for r in found)
-        bought = np.mean([r["bought"] for r in found])
-        lines.append(f"| {suite} | {budget} | {method} | {bought:.1f} | {regret:.4f} | {gain} | {count} |")
+    for suite in SUITES:
+        gains = [_below(cells, "tables", budget, "cooled", suite.tables)[0] for budget in BUDGETS]
+        lines.append(f"| {suite.name} | {' | '.join(f'{gain:+.4f}' for gain in gains)} |")
     return "\n".join(lines)
+
+
+def _below(
+    cells: dict[tuple[str, int, str, str], Record], suite: str, budget: int, method: str, tasks: Sequence[str]
+) -> tuple[float, float, int]:
+    """How far the policy is below a method: mean, standard error, pairs."""
+    gains = []
+    for task in tasks:
+        theirs, mine = (cells[suite, budget, name, task]["regret"] for name in (method, "policy"))
+        gains.append(np.subtract(theirs, mine[: len(theirs)]))
+    units = np.array([gain.mean() for gain in gains]) if suite == "tables" else np.concatenate(gains)
+    return float(units.mean()), float(units.std(ddof=1) / math.sqrt(len(units))), sum(map(len, gains))
 
 
 def main() -> None:
     """Run, or tabulate."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = command_line(__doc__, RESULTS)
     parser.add_argument("--policy", type=Path, help="the weights of `policy`")
     parser.add_argument("--only", nargs="*", default=["prior", "tables"])
     parser.add_argument("--methods", nargs="*", help="by default all")
-    parser.add_argument("--tasks", type=int, default=96)
+    parser.add_argument("--tasks", type=int, default=384)
     parser.add_argument("--seeds", type=int, default=5)
     parser.add_argument("--process-seeds", type=int, default=2)
-    parser.add_argument("--table", action="store_true", help="print the summary as Markdown, run nothing")
-    parser.add_argument("--out", type=Path, default=RESULTS)
-    asked = parser.parse_args()
-    if asked.table:
-        print(markdown(standings.read(asked.out)))
+    if (asked := asked_of(parser, markdown)) is None:
         return
     if asked.policy is None and (not asked.methods or "policy" in asked.methods):
         parser.error("policy needs the weights that --policy names")
-    torch.set_num_threads(1)
-
-    def keep(record: dict[str, Any]) -> None:
-        record["at"] = datetime.now(UTC).isoformat(timespec="seconds")
-        with asked.out.open("a") as file:
-            file.write(json.dumps(record) + "\n")
-        print(json.dumps(record), flush=True)
-
-    run(asked, keep)
+    run(asked)
 
 
 if __name__ == "__main__":

@@ -7,6 +7,7 @@ import pytest
 
 from frugalbo.cli import main
 from frugalbo.metabo.nap import load_nap
+from frugalbo.metabo.policy import digest, load_policy, proposing
 from frugalbo.metabo.weights import load
 
 CONFIG = """
@@ -44,6 +45,16 @@ buckets = 11
 policy = 5
 """
 
+POLICY = """
+kind = "policy"
+iterations = 2
+rollouts = 2
+candidates = 17
+most_seen = 7
+[prior]
+batch = 2
+"""
+
 
 def test_weights_are_made_from_a_file_of_settings(tmp_path, capsys):
     (tmp_path / "t.toml").write_text(CONFIG)
@@ -61,6 +72,17 @@ def test_a_neural_acquisition_process_is_made_from_tables(tmp_path, capsys):
     held = load_nap(tmp_path / "w.pt")
     assert held.network.point.in_features == 2
     assert held.made["training"]["auxiliary"] == 0.5
+
+
+def test_a_policy_is_made_on_the_network_that_ships(tmp_path, capsys):
+    (tmp_path / "t.toml").write_text(POLICY)
+    out = str(tmp_path / "p.pt")
+    assert main(["metabo", "train", "--config", str(tmp_path / "t.toml"), "--out", out]) == 0
+    assert [json.loads(line)["iteration"] for line in capsys.readouterr().out.splitlines()] == [2]
+    held, policy = proposing(out)
+    assert policy is not None
+    assert load_policy(out).made["training"]["network"] == digest(held.network)
+    assert load_policy(out).made["training"]["prior"]["most_dims"] == 10  # what is not said stays as it is
 
 
 @pytest.mark.parametrize(
