@@ -30,7 +30,7 @@ from frugalbo.metabo import checkpoint
 from frugalbo.metabo.policy import BudgetPolicy, PolicyShape, Reference, digest, facts, save_policy
 from frugalbo.metabo.ppo import clipped_loss, log_chances
 from frugalbo.metabo.priors import Prior
-from frugalbo.metabo.purchases import Purchases, States, draw, spend
+from frugalbo.metabo.purchases import ALONG, Purchases, States, draw, spend
 from frugalbo.metabo.settings import refuse_unknown, require_positive
 from frugalbo.metabo.universal import Universal
 from frugalbo.metabo.weights import known
@@ -56,6 +56,7 @@ class PolicyTraining:
         minibatch: States of a step.
         clip: Of the ratio of chances.
         every: Iterations between checkpoints, and between lines of the log.
+        along: How costs go along with outcomes, see `frugalbo.metabo.purchases.draw`.
         start: A file of weights with the network that predicts; by default the one that comes with the package.
         policy: Its sizes.
         prior: Of the functions.
@@ -75,6 +76,7 @@ class PolicyTraining:
     minibatch: int = 512
     clip: float = 0.2
     every: int = 10
+    along: tuple[float, ...] = ALONG
     start: str = ""
     policy: PolicyShape = field(default_factory=PolicyShape)
     prior: Prior = field(default_factory=lambda: _PRIOR)
@@ -98,7 +100,8 @@ class PolicyTraining:
         if "iterations" not in parts:
             raise WeightsError("expected iterations, how many batches to train for, got none")
         prior = Prior(**{**asdict(_PRIOR), **parts["prior"]})
-        return cls(**{**parts, "policy": PolicyShape(**parts["policy"]), "prior": prior})
+        parts |= {"policy": PolicyShape(**parts["policy"]), "prior": prior, "along": tuple(record.get("along", ALONG))}
+        return cls(**parts)
 
     def to_json(self) -> dict[str, Any]:
         """As plain JSON types."""
@@ -133,7 +136,7 @@ def train_policy(
     for i in range(first, training.iterations):
         for group in optimizer.param_groups:
             group["lr"] = training.lr * 0.5 * (1 + math.cos(math.pi * i / training.iterations))
-        tasks = draw(training.prior, training.seed, i, training.candidates)
+        tasks = draw(training.prior, training.seed, i, training.candidates, training.along)
         lines.append(iterate(network, policy, optimizer, training, tasks, i))
         if (i + 1) % training.every == 0 or i + 1 == training.iterations:
             seconds = before_s + time.monotonic() - started

@@ -24,7 +24,7 @@ best)` over the points of the task, at most 1.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -39,6 +39,7 @@ from frugalbo.models.outcome import Outcome
 # What judges candidates, B x N, the larger the better: a `BudgetPolicy`, or a rule to compare it with.
 Scores = Callable[[Outlook, Purse, Reference], Tensor]
 
+ALONG = (-1.0, 0.0, 0.0, 1.0)
 _SPREAD = math.log(10) / 3.29  # 3.29 standard deviations lie between the 5 % and the 95 % quantile
 
 
@@ -74,8 +75,8 @@ class Purchases:
         return ((best - least) / (median - least).clamp_min(1e-12)).clamp(0, 1)
 
 
-def draw(prior: Prior, seed: int, i: int, candidates: int) -> Purchases:
-    """Batch number `i`."""
+def draw(prior: Prior, seed: int, i: int, candidates: int, along: Sequence[float] = ALONG) -> Purchases:
+    """Batch number `i`; each task draws from `along` how the rank of outcomes counts in costs: at -1 good is dear."""
     X, y, categorical = prior.finite(seed, i, candidates)
     rng = np.random.default_rng([seed, i, 4])
     count, _, d = X.shape
@@ -83,8 +84,8 @@ def draw(prior: Prior, seed: int, i: int, candidates: int) -> Purchases:
     linear, bent = (torch.from_numpy(matters * rng.standard_normal((count, d))) for _ in range(2))
     h = _standard((X @ linear.unsqueeze(-1) + ((X - 0.5) ** 2 * 2) @ bent.unsqueeze(-1)).squeeze(-1))
     rank = y.argsort(1).argsort(1).double() / candidates
-    along = rng.choice([-1.0, 0.0, 0.0, 1.0], count) * rng.uniform(0.3, 1.5, count)
-    h = h + torch.from_numpy(along).unsqueeze(-1) * _standard(rank)
+    ranked = rng.choice(along, count) * rng.uniform(0.3, 1.5, count)
+    h = h + torch.from_numpy(ranked).unsqueeze(-1) * _standard(rank)
     h = _standard(h + 0.1 * torch.from_numpy(rng.standard_normal((count, candidates))))
     decades = rng.uniform(0, 2, count) * (rng.random(count) < 0.75)
     log_cost = _SPREAD * torch.from_numpy(decades).unsqueeze(-1) * h

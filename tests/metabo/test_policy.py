@@ -119,6 +119,17 @@ def test_costs_are_in_mean_costs_and_spread_by_up_to_two_decades():
     assert 1.2 < max(spreads) < 2.6  # the quantiles of what is no normal are not quite two decades apart
 
 
+@pytest.mark.parametrize(("along", "sign"), [(-1.0, -1), (1.0, 1)])
+def test_good_is_dear_or_cheap_as_was_asked(along, sign):
+    together = []
+    for i in range(20):
+        tasks = draw(PRIOR, 0, i, 101, (along,))
+        spread = tasks.log_cost.std(1) > 0.01
+        ranks = [t[spread].argsort(1).argsort(1).double() for t in (tasks.log_cost, tasks.y)]
+        together += [float(torch.corrcoef(torch.stack(pair))[0, 1]) for pair in zip(*ranks, strict=True)]
+    assert sign * sum(together) / len(together) > 0.3
+
+
 def test_weights_survive_the_disk_and_others_are_refused(tmp_path):
     policy = trained()
     save_policy(tmp_path / "p.pt", policy, {"seed": 5})
