@@ -7,9 +7,12 @@ import json
 import os
 import sys
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from frugalbo.errors import ProblemError, WeightsError
+
+if TYPE_CHECKING:
+    from frugalbo.metabo.finetune import FineTuning
 
 _AT = (0, 10, 25, 50, 100)
 
@@ -40,6 +43,11 @@ def add_arguments(command: argparse.ArgumentParser) -> None:
     adapt.add_argument("--out", required=True, metavar="FILE", help="where the weights go")
     adapt.add_argument("--without", nargs="+", default=[], metavar="STUDY", help="studies to leave out or to withdraw")
     adapt.add_argument("--weights", default="", metavar="FILE", help="weights to begin with (those of the package)")
+    adapt.add_argument(
+        "--fine-tune", action="store_true", help="train the network further on these runs, where that is any better"
+    )
+    adapt.add_argument("--steps", type=int, help="of --fine-tune (100)")
+    adapt.add_argument("--seed", type=int, help="of --fine-tune (0)")
     adapt.set_defaults(call=_adapt)
 
 
@@ -85,13 +93,31 @@ def _adapt(args: argparse.Namespace) -> int:
     from frugalbo.stored import DEFAULT_STORAGE
 
     studies, left_out = adapt(
-        args.storage or DEFAULT_STORAGE, args.out, runs=args.runs, without=args.without, weights=args.weights
+        args.storage or DEFAULT_STORAGE,
+        args.out,
+        runs=args.runs,
+        without=args.without,
+        weights=args.weights,
+        fine_tuning=_fine_tuning(args),
+        observe=print,
     )
     for run, reason in left_out.items():
         print(f"left out {run}: {reason}", file=sys.stderr)
     print(f"{args.out} knows {len(studies)} studies: {', '.join(studies)}")
     print(f"use it with: frugalbo tune ... --method metabo --weights {args.out}")
     return 0
+
+
+def _fine_tuning(args: argparse.Namespace) -> FineTuning | None:
+    """How the network is to be trained further, if it is."""
+    given = {name: value for name in ("steps", "seed") if (value := getattr(args, name)) is not None}
+    if not args.fine_tune:
+        if given:
+            raise WeightsError(f"--{min(given)} belongs to --fine-tune")
+        return None
+    from frugalbo.metabo.finetune import FineTuning
+
+    return FineTuning(**given)
 
 
 def _evaluate(args: argparse.Namespace) -> int:

@@ -126,3 +126,57 @@ def test_what_ships_knows_xgboost_and_nothing_of_other_spaces():
     assert Past.of(past, past[0].space) is not None
     assert Past.of(past, fb.Space(SPACE)) is None
     assert Past.of(past, fb.Space({f"x{i}": fb.Float(0, 1) for i in range(1, 7)})) is None
+
+
+def test_a_network_that_fine_tuning_made_worse_is_not_kept(stored, tmp_path):
+    import torch
+
+    from frugalbo.metabo.finetune import FineTuning
+    from frugalbo.metabo.weights import shipped
+
+    verdicts, bad = [], FineTuning(steps=2, every=1, batch=2, asked=4, lr=3.0)
+    adapt(stored, tmp_path / "w.pt", fine_tuning=bad, observe=verdicts.append)
+    assert [verdict.kept for verdict in verdicts] == [False]
+    held = load(tmp_path / "w.pt")
+    pairs = zip(held.network.state_dict().values(), shipped().state_dict().values(), strict=True)
+    assert all(torch.equal(a, b) for a, b in pairs)
+    assert held.base is None
+    assert "fine_tuning" not in held.made
+
+
+def test_a_study_that_is_withdrawn_leaves_nothing_in_the_weights(stored, tmp_path, monkeypatch, capsys):
+    """Bit for bit the network of whom never had it; where nothing is trained again, the one from before."""
+    import torch
+
+    from frugalbo.metabo import finetune
+    from frugalbo.metabo.weights import shipped
+
+    losses, looks = finetune._losses, []
+
+    def falling(network, batches):  # any weights are better than those before
+        looks.append(1)
+        return losses(network, batches[:2]) - len(looks)
+
+    monkeypatch.setattr(finetune, "_losses", falling)
+    few = finetune.FineTuning(steps=2, every=2, batch=2, asked=4)
+
+    def network_of(name, **given):
+        adapt(stored, tmp_path / name, **given)
+        return load(tmp_path / name)
+
+    both = network_of("both.pt", fine_tuning=few)
+    first, second = sorted(both.made["fine_tuning"]["names"])
+    never = network_of("never.pt", runs=[first], fine_tuning=few).network
+    again = network_of("again.pt", weights=str(tmp_path / "both.pt"), without=[second], fine_tuning=few).network
+    given_up = network_of("given_up.pt", weights=str(tmp_path / "both.pt"), without=[second])
+    for a, b, are_same in (
+        (never, again, True), (never, both.network, False), (given_up.network, shipped(), True),
+    ):  # fmt: skip
+        pairs = zip(a.state_dict().values(), b.state_dict().values(), strict=True)
+        assert all(torch.equal(x, y) for x, y in pairs) == are_same
+    assert "fine_tuning" not in given_up.made
+    out = str(tmp_path / "w.pt")
+    assert main(["metabo", "adapt", "--storage", str(stored), "--out", out, "--fine-tune", "--steps", "1"]) == 0
+    assert "fine-tuning: loss on a fourth of the results held out from" in capsys.readouterr().out
+    assert main(["metabo", "adapt", "--storage", str(stored), "--out", out, "--steps", "1"]) == 2
+    assert "--steps belongs to --fine-tune" in capsys.readouterr().err

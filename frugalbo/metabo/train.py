@@ -122,7 +122,7 @@ def train(training: Training, out: str | Path, observe: Callable[[dict[str, Any]
     for i in range(first, training.steps):
         for group in optimizer.param_groups:
             group["lr"] = training.lr * _schedule(i, training)
-        losses.append(_step(network, optimizer, tasks.draw(i)))
+        losses.append(learn(network, optimizer, tasks.draw(i)))
         if (i + 1) % training.every == 0 or i + 1 == training.steps:
             seconds = before_s + time.monotonic() - started
             checkpoint.keep(beside, training.to_json(), network, optimizer, i + 1, seconds)
@@ -162,7 +162,8 @@ def _begin(training: Training) -> Universal:
     return network
 
 
-def _step(network: Universal, optimizer: torch.optim.Optimizer, tasks: Tasks) -> float:
+def learn(network: Universal, optimizer: torch.optim.Optimizer, tasks: Tasks) -> float:
+    """One step on a batch; its loss."""
     prediction = network(tasks.X, tasks.y, tasks.categorical, tasks.Q, tasks.observed)
     loss = loss_of(prediction, tasks.truth.to(prediction.logits)).mean()
     optimizer.zero_grad()

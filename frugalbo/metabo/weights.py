@@ -38,14 +38,22 @@ class Knowledge:
         network: Ready to answer.
         past: Earlier studies, of any spaces.
         made: How the network was made, as JSON types.
+        base: The network before it was fine-tuned, if it was.
     """
 
     network: Universal
     past: tuple[PastStudies, ...] = ()
     made: Mapping[str, Any] = field(default_factory=dict)
+    base: Universal | None = None
 
 
-def save(path: str | Path, network: Universal, made: Mapping[str, Any], past: Sequence[PastStudies] = ()) -> None:
+def save(
+    path: str | Path,
+    network: Universal,
+    made: Mapping[str, Any],
+    past: Sequence[PastStudies] = (),
+    base: Universal | None = None,
+) -> None:
     """Write weights beside their place, then put them there.
 
     Args:
@@ -53,10 +61,16 @@ def save(path: str | Path, network: Universal, made: Mapping[str, Any], past: Se
         network: Whose weights.
         made: How they were made, as plain JSON types.
         past: Earlier studies that go with them.
+        base: The network before it was fine-tuned.
     """
-    state = {name: tensor.detach().cpu() for name, tensor in network.state_dict().items()}
-    record = {"format": FORMAT, "shape": json.dumps(asdict(network.shape)), "made": json.dumps(made), "state": state}
-    write(path, {**record, "past": [studies.to_record() for studies in past]})
+    shape = json.dumps(asdict(network.shape))
+    record = {"format": FORMAT, "shape": shape, "made": json.dumps(made), "state": _state(network)}
+    before = {} if base is None else {"base": _state(base)}
+    write(path, {**record, "past": [studies.to_record() for studies in past], **before})
+
+
+def _state(network: Universal) -> dict[str, torch.Tensor]:
+    return {name: tensor.detach().cpu() for name, tensor in network.state_dict().items()}
 
 
 def write(path: str | Path, record: Mapping[str, Any]) -> None:
@@ -79,15 +93,20 @@ def load(path: str | Path) -> Knowledge:
     """
     record = read(path, FORMAT)
     try:
-        network = Universal(UniversalShape(**json.loads(record["shape"])))
-        network.load_state_dict(record["state"])
+        networks = [_network(record, name) for name in ("state", "base") if name in record or name == "state"]
         made = json.loads(record["made"])
     except (RuntimeError, TypeError, KeyError, ValueError) as error:
         raise WeightsError(f"the weights in {str(path)!r} do not fit their network: {error}") from error
-    if not all_numbers(network):
+    if not all(all_numbers(network) for network in networks):
         raise WeightsError(f"the weights in {str(path)!r} are not all numbers")
     past = tuple(PastStudies.of_record(studies) for studies in record.get("past", ()))
-    return Knowledge(network.eval().requires_grad_(False), past, made)
+    return Knowledge(networks[0], past, made, *networks[1:])
+
+
+def _network(record: Mapping[str, Any], name: str) -> Universal:
+    network = Universal(UniversalShape(**json.loads(record["shape"])))
+    network.load_state_dict(record[name])
+    return network.eval().requires_grad_(False)
 
 
 def all_numbers(network: nn.Module) -> bool:
