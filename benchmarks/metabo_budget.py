@@ -61,14 +61,14 @@ _HELD_OUT = 10_007  # the seed of tasks that no training has seen
 PROCESS = ("gp-ei", "gp-cooled", "gp-pbgi")
 
 
-def rules(policy: Path | None) -> dict[str, Scores]:
-    """What judges the network's predictions."""
+def rules(policy: Path | None, name: str) -> dict[str, Scores]:
+    """What judges the network's predictions; a policy by the name that it is to have."""
     found: dict[str, Scores] = {
         "ei": lambda o, p, r: o.log_improvement,
         "per-cost": lambda o, p, r: o.log_improvement - p.log_cost,
         "cooled": lambda o, p, r: o.log_improvement - p.share.unsqueeze(-1) * p.log_cost,
     }
-    return found if policy is None else {**found, "policy": load_policy(policy).policy}
+    return found if policy is None else {**found, name: load_policy(policy).policy}
 
 
 def begun(X: Tensor, y: Tensor, log_cost: Tensor, categorical: Tensor, budget: float, seed: int) -> Purchases:
@@ -154,7 +154,7 @@ def _worth(
 
 def run(asked: argparse.Namespace) -> None:
     """What was asked for."""
-    network, judges = shipped(), rules(asked.policy)
+    network, judges = shipped(), rules(asked.policy, asked.name)
     made = {"network": digest(network)}
     if asked.policy is not None:
         made["policy"] = hashlib.sha256(asked.policy.read_bytes()).hexdigest()[:8]
@@ -167,7 +167,7 @@ def run(asked: argparse.Namespace) -> None:
                     if method in judges:
                         steps, regret = spend(network, judges[method], tasks, MOST, 0.0, torch.Generator())
                         bought = INITIAL + sum(len(s.action) for s in steps) / len(regret)
-                        of = made if method == "policy" else {"network": made["network"]}
+                        of = made if method == asked.name else {"network": made["network"]}
                     elif suite == "tables":
                         (regret, results), of = spend_by_process(tasks, method, asked.process_seeds), {}
                         bought = float(np.mean(results))
@@ -187,7 +187,7 @@ def markdown(records: list[Record]) -> str:
     lines = ["| pools | budget | method | results | regret | policy is below by (s. e.) | pairs |", "|" + "---|" * 7]
     for suite in dict.fromkeys(r["suite"] for r in records):
         for budget in BUDGETS:
-            for method in ("policy", "per-cost", "cooled", "ei", *PROCESS):
+            for method in ("policy", "policy-dear", "per-cost", "cooled", "ei", *PROCESS):
                 tasks = [t for s, b, m, t in cells if (s, b, m) == (suite, budget, method)]
                 if not tasks:
                     continue
@@ -223,6 +223,7 @@ def main() -> None:
     """Run, or tabulate."""
     parser = command_line(__doc__, RESULTS)
     parser.add_argument("--policy", type=Path, help="the weights of `policy`")
+    parser.add_argument("--name", default="policy", help="what these are called; policy-dear for those of README.md")
     parser.add_argument("--only", nargs="*", default=["prior", "tables"])
     parser.add_argument("--methods", nargs="*", help="by default all")
     parser.add_argument("--tasks", type=int, default=384)
@@ -230,8 +231,8 @@ def main() -> None:
     parser.add_argument("--process-seeds", type=int, default=2)
     if (asked := asked_of(parser, markdown)) is None:
         return
-    if asked.policy is None and (not asked.methods or "policy" in asked.methods):
-        parser.error("policy needs the weights that --policy names")
+    if asked.policy is None and (not asked.methods or asked.name in asked.methods):
+        parser.error(f"{asked.name} needs the weights that --policy names")
     run(asked)
 
 
