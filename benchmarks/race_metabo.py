@@ -32,7 +32,10 @@ each step. A race that is on file for fewer trials goes on from there.
 
 **Calibration** is on draws of a Gaussian process (Matern 5/2, known hyperparameters): log density and coverage of
 central intervals, for the process with the hyperparameters that the draw is of, for the one that our engine fits, and
-for the network. **Latency** is CPU time on one thread for 100 results and 1,000 candidates.
+for the network. **Latency** is CPU time on one thread for 100 results and 1,000 candidates: medians, and the least of
+both together, beside the digest of the code of `frugalbo.metabo`. In a fresh process a part of it is memory that is
+given back to the system and fetched anew; with `MALLOC_TRIM_THRESHOLD_=1000000000 MALLOC_MMAP_THRESHOLD_=1000000000`
+it is kept.
 
 **Likelihood** compares the weights that ship with others on tables that neither has seen (`metabo_tables.py
 --held-out`): the loss of training, over 25 batches of each kind of table and of the prior, the same for both.
@@ -210,8 +213,8 @@ def _inside(below: Tensor, share: float) -> float:
     return ((below - 0.5).abs() < share / 2).double().mean().item()
 
 
-def latency(d: int, repeats: int = 9) -> dict[str, Any]:
-    """CPU milliseconds of one thread, medians."""
+def latency(d: int, repeats: int = 41) -> dict[str, Any]:
+    """CPU milliseconds of one thread: medians, and the least of both together."""
     g = torch.Generator().manual_seed(0)
     X, y, Q = (torch.rand(*s, generator=g, dtype=torch.float64) for s in ((1, 100, d), (1, 100), (1, 1000, d)))
     no, read, answer = torch.zeros(d, dtype=torch.bool), [], []
@@ -223,8 +226,16 @@ def latency(d: int, repeats: int = 9) -> dict[str, Any]:
             shipped().answer(fit, Q, False).log_improvement(0.0)
             read.append(between - started)
             answer.append(time.process_time() - between)
-    ms = {"read_ms": 1e3 * float(np.median(read)), "answer_ms": 1e3 * float(np.median(answer))}
-    return {"kind": "latency", "d": d, "weights": digest(), **{k: round(v, 1) for k, v in ms.items()}, "at": _now()}
+    both = np.add(read, answer)
+    ms = {
+        "read_ms": np.median(read),
+        "answer_ms": np.median(answer),
+        "both_ms": np.median(both),
+        "least_ms": both.min(),
+    }
+    record = {"kind": "latency", "d": d, "weights": digest(), "code": _code()}
+    record["kept"] = "MALLOC_TRIM_THRESHOLD_" in os.environ
+    return {**record, **{k: round(1e3 * float(v), 1) for k, v in ms.items()}, "at": _now()}
 
 
 def likelihoods(files: list[Path], against: str) -> Iterator[dict[str, Any]]:
@@ -252,6 +263,12 @@ def digest() -> str:
     return hashlib.sha256(SHIPPED.read_bytes()).hexdigest()[:12]
 
 
+def _code() -> str:
+    """Of the modules of the network."""
+    modules = sorted(SHIPPED.parent.glob("*.py"))
+    return hashlib.sha256(b"".join(file.read_bytes() for file in modules)).hexdigest()[:8]
+
+
 def _now() -> str:
     return datetime.now(UTC).isoformat(timespec="seconds")
 
@@ -272,9 +289,12 @@ def _other_tables(records: list[dict[str, Any]]) -> str:
     newest = {(r["d"], r["n"], r["model"]): r for r in records if r["kind"] == "calibration"}
     for (d, n, model), r in newest.items():
         lines.append(f"| {d} | {n} | {model} | {r['log_density']:.3f} | {r['inside_50']:.2f} | {r['inside_90']:.2f} |")
-    lines += ["", "| d | read 100 results, ms | answer 1,000 candidates, ms |", "|---|---|---|"]
-    latest = {r["d"]: r for r in records if r["kind"] == "latency"}
-    lines += [f"| {d} | {r['read_ms']} | {r['answer_ms']} |" for d, r in latest.items()]
+    lines += ["", "| code | memory kept | d | read 100 results, ms | answer 1,000 candidates | both | least |"]
+    lines.append("|" + "---|" * 7)
+    latest = {(r["code"], r["kept"], r["d"]): r for r in records if r["kind"] == "latency" and "code" in r}
+    for (code, kept, d), r in latest.items():
+        times = " | ".join(str(r[name]) for name in ("read_ms", "answer_ms", "both_ms", "least_ms"))
+        lines.append(f"| {code} | {'yes' if kept else 'no'} | {d} | {times} |")
     return "\n".join(lines)
 
 
