@@ -265,7 +265,7 @@ def digest() -> str:
 
 def _code() -> str:
     """Of the modules of the network."""
-    modules = sorted(SHIPPED.parent.glob("*.py"))
+    modules = sorted(Path(str(SHIPPED)).parent.glob("*.py"))
     return hashlib.sha256(b"".join(file.read_bytes() for file in modules)).hexdigest()[:8]
 
 
