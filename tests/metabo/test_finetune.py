@@ -14,6 +14,10 @@ SHAPE = UniversalShape(kernels=2, width=8, layers=1, dims_width=8, refinements=1
 FEW = FineTuning(steps=6, every=2, batch=3, asked=5, lr=3e-3)
 
 
+class _Killed(Exception):
+    """Where a fine-tuning is interrupted."""
+
+
 def network(seed=0):
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
@@ -51,12 +55,12 @@ def test_one_that_was_interrupted_goes_on_as_if_it_had_not_been(tmp_path, monkey
 
     def killed(*args):
         if len(done) == 5:
-            raise KeyboardInterrupt
+            raise _Killed
         done.append(1)
         return learn(*args)
 
     monkeypatch.setattr(finetune, "learn", killed)
-    with pytest.raises(KeyboardInterrupt):
+    with pytest.raises(_Killed):
         fine_tune(begin, [study(i) for i in range(5)], FEW, path)
     monkeypatch.setattr(finetune, "learn", learn)
     again, verdict = fine_tune(begin, [study(i) for i in range(5)], FEW, path)
@@ -131,12 +135,12 @@ def test_a_checkpoint_of_other_studies_or_weights_is_refused(tmp_path, monkeypat
 
     def killed(*args):
         if len(done) == 3:
-            raise KeyboardInterrupt
+            raise _Killed
         done.append(1)
         return learn(*args)
 
     monkeypatch.setattr(finetune, "learn", killed)
-    with pytest.raises(KeyboardInterrupt):
+    with pytest.raises(_Killed):
         fine_tune(network(), [study(0)], FEW, tmp_path / "c")
     for begin, studies in ((network(1), [study(0)]), (network(), [study(0), study(2)])):
         with pytest.raises(WeightsError, match="another digest"):
