@@ -99,10 +99,10 @@ def past_of(tables: Mapping[str, tuple[Array, Array]]) -> Past:
     return past
 
 
-def table(records: Sequence[Record], tasks: Sequence[str] = TASKS) -> str:
+def table(records: Sequence[Record], tasks: Sequence[str] = TASKS, among: Sequence[str] = METHODS) -> str:
     """Regrets and gains on `ei`, for all races of 25 steps, and those of 50 and of 100 where these are fewer."""
     races = {(r["task"], r["seed"], r["method"]): r for r in records if r["kind"] == "race" and r["task"] in tasks}
-    methods = [m for m in METHODS if any(m == method for _, _, method in races)]
+    methods = [m for m in among if any(m == method for _, _, method in races)]
     lengths: dict[tuple[tuple[str, int], ...], int] = {}  # of which cells, how far all methods have gone
     for most in STEPS[2:]:
         whole = (c[:2] for c in races if all(len(races.get((*c[:2], m), _NONE)["regret"]) > most for m in methods))

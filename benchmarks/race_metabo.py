@@ -28,6 +28,7 @@ each step. A race that is on file for fewer trials goes on from there.
 | `past` | `hpob` and `taskset` alone: the same with what 150 rows of each other task of the space say |
 | `network` | the network alone |
 | `ei` | our Gaussian process with log expected improvement |
+| `botorch` | `SingleTaskGP` with log expected improvement, all by BoTorch's defaults |
 | `random` | the mean regret of 2,000 random orders; its audit is of 20 |
 
 **Calibration** is on draws of a Gaussian process (Matern 5/2, known hyperparameters): log density and coverage of
@@ -66,6 +67,11 @@ import frugalbo.models  # isort: skip  # noqa: F401 - first: it imports linear_o
 
 import numpy as np
 import torch
+from botorch.acquisition import LogExpectedImprovement
+from botorch.fit import fit_gpytorch_mll
+from botorch.models import SingleTaskGP
+from botorch.models.transforms import Standardize
+from gpytorch.mlls import ExactMarginalLogLikelihood
 from numpy.typing import NDArray
 from torch import Tensor
 
@@ -85,6 +91,7 @@ Array = NDArray[np.float64]
 RESULTS = Path(__file__).parent / "results" / "race_metabo.jsonl"
 SUITES = ("function", "nap", "taskset", "hpob", "hpob-others")
 CANDIDATES = 5000
+PLAIN = "botorch"
 _SHUFFLES = 2000
 _AUDITED_SHUFFLES = 20
 
@@ -106,14 +113,11 @@ def run_cell(
     X, losses = pool_of(name)
     tried, weights = list(begun.get("tried", _initial(len(X), seed))), list(begun.get("network", ()))
     while len(tried) < trials:
-        objective = fit_objective(X[tried], losses[tried], ())
         left = np.setdiff1d(np.arange(len(X)), tried)
         if len(left) > CANDIDATES:
             left = np.random.default_rng([seed, len(tried), 98]).choice(left, CANDIDATES, replace=False)
-        pool = torch.from_numpy(X[left])
-        situation = Situation(objective, objective, pool[:0], pool, None, 0.0, None, None, seed)
-        with torch.no_grad():
-            values, why = _values(method, situation, name)
+        pool, seen = torch.from_numpy(X[left]), (X[tried], losses[tried])
+        values, why = (_plain(*seen, pool), {}) if method == PLAIN else _values(method, *seen, pool, name, seed)
         weights += [why["network"]] if "network" in why else []
         tried.append(int(left[int(values.argmax())]))
     reached = regret_of(name, losses, np.minimum.accumulate(losses[tried])[INITIAL - 1 :])
@@ -143,8 +147,23 @@ def _about(name: str, method: str, seed: int) -> dict[str, Any]:
     return {"kind": "race", "task": name, "method": method, "seed": seed, "weights": digest()}
 
 
-def _values(method: str, situation: Situation, name: str) -> tuple[Tensor, dict[str, Any]]:
-    X = situation.pool.unsqueeze(-2)
+def _plain(X: Array, losses: Array, pool: Tensor) -> Tensor:
+    """Log expected improvement of BoTorch's own process with its defaults."""
+    outcomes = -torch.from_numpy(losses).unsqueeze(-1)
+    model = SingleTaskGP(torch.from_numpy(X), outcomes, outcome_transform=Standardize(1))
+    fit_gpytorch_mll(ExactMarginalLogLikelihood(model.likelihood, model))
+    with torch.no_grad():
+        return LogExpectedImprovement(model, outcomes.max())(pool.unsqueeze(-2))
+
+
+@torch.no_grad()
+def _values(
+    method: str, seen: Array, losses: Array, pool: Tensor, name: str, seed: int
+) -> tuple[Tensor, dict[str, Any]]:
+    with torch.enable_grad():
+        objective = fit_objective(seen, losses, ())
+    situation = Situation(objective, objective, pool[:0], pool, None, 0.0, None, None, seed)
+    X = pool.unsqueeze(-2)
     if method == "network":
         model, best = situation.unbelieving.model, situation.best()
         assert isinstance(model, ObjectiveGP)
@@ -276,8 +295,12 @@ def _now() -> str:
 def markdown(records: list[dict[str, Any]]) -> str:
     """All that is recorded for the newest weights."""
     records = [r for r in records if r["weights"] == records[-1]["weights"]]
-    parts = (metabo_race_table.table, hpob.table, _others, metabo_race_table.audits, _other_tables)
+    parts = (metabo_race_table.table, hpob.table, _beside_plain, _others, metabo_race_table.audits, _other_tables)
     return "\n\n".join(part(records) for part in parts)
+
+
+def _beside_plain(records: list[dict[str, Any]]) -> str:
+    return hpob.table(records, among=(PLAIN, "ei")) if any(r.get("method") == PLAIN for r in records) else ""
 
 
 def _others(records: list[dict[str, Any]]) -> str:
@@ -304,7 +327,7 @@ def main() -> None:
     parser.add_argument("--seeds", type=int, default=5)
     parser.add_argument("--trials", type=int, default=25)
     parser.add_argument("--only", nargs="*", default=["function", "nap"], choices=SUITES)
-    parser.add_argument("--methods", nargs="*", choices=METHODS, help="by default all")
+    parser.add_argument("--methods", nargs="*", choices=(*METHODS, PLAIN), help="by default all but botorch")
     parser.add_argument("--bocode", type=Path, help="where the wheel of bocode was unpacked")
     parser.add_argument("--calibration", action="store_true")
     parser.add_argument("--latency", action="store_true")
