@@ -68,7 +68,9 @@ SHARES = standings.SHARES
 RESULTS = Path(__file__).parent / "results" / "race.jsonl"
 # The code that decides what is tried and what is granted.
 _DECIDING = ("acquisition", "budget", "models", "propose", "scheduler")
-_DECIDING_FILES = ("api.py", "events.py", "run.py", "session.py", "space.py", "study.py", "executors/simulated.py")
+_DECIDING_FILES = (
+    "api.py", "events.py", "run.py", "session.py", "space.py", "stored.py", "study.py", "executors/simulated.py"
+)  # fmt: skip
 
 
 # Ours with a part switched off: settings of `BayesianProposer`. The run loop quotes and holds in all
