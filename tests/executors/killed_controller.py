@@ -1,4 +1,7 @@
-"""A run of six trials (`ray_controller.py`) whose controller is killed, and that is to be whole once it was resumed."""
+"""A run of six trials (`ray_controller.py`) whose controller is killed, and that is to be whole once it was resumed.
+
+Its third and fourth trial stay at their middle, so that they are surely at work when it is killed.
+"""
 
 from __future__ import annotations
 
@@ -10,8 +13,8 @@ from frugalbo.store import Store
 from frugalbo.stored import read_study
 
 
-def kill_at_work(controller, storage, is_at_work, *, timeout_s):
-    """Kill a controller once four trials have begun and the study is as is asked; the ends that each trial has had."""
+def kill_at_work(controller, storage, *, timeout_s):
+    """Kill a controller once its third and fourth trial have reported; the ends that each trial has had."""
     study, give_up = None, time.monotonic() + timeout_s
     while time.monotonic() < give_up and controller.poll() is None:
         time.sleep(0.2)
@@ -20,11 +23,12 @@ def kill_at_work(controller, storage, is_at_work, *, timeout_s):
                 if not store.runs():
                     continue
                 study = read_study(store, store.run(None).id)
-            if len(study.trials) >= 4 and is_at_work(study.with_status(fb.Status.RUNNING)):
+            if len(study.trials) == 4 and study.trials[2].reports and study.trials[3].reports:
                 break
     controller.kill()
     controller.wait()
     assert study is not None
+    assert {trial.number for trial in study.with_status(fb.Status.RUNNING)} == {2, 3}
     return {n: list(trial.ends) for n, trial in study.trials.items()}
 
 
@@ -45,5 +49,5 @@ def finished(storage, before):
 
 
 def causes_of_interruption(study):
-    ends = [end for trial in study.trials.values() for end in trial.ends]
-    return {end.cause for end in ends if end.outcome == Outcome.INTERRUPTED}
+    """Of the trials that were at work."""
+    return [{end.cause for end in study.trials[n].ends if end.outcome == Outcome.INTERRUPTED} for n in (2, 3)]

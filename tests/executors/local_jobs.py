@@ -219,8 +219,21 @@ def tidies_up_when_done(ctx):
 
 def steps_for_ever(ctx):
     """Report a step every few milliseconds, and keep a checkpoint, without which it does not go on; ends when asked."""
+    _steps(ctx, ctx.until)
+
+
+def stays_at_its_middle(ctx):
+    """As `steps_for_ever`, but the third and fourth trial stay at their middle until asked to stop, and then resumed."""
+    trial = int(ctx.checkpoint_dir.parent.name.removeprefix("trial-"))
+    stays = trial in (2, 3) and ctx.start == 0
+    _steps(ctx, ctx.until // 2 if stays else ctx.until)
+    while stays and not ctx.should_stop:
+        time.sleep(0.01)
+
+
+def _steps(ctx, until):
     ctx.resume()
-    for step in range(ctx.start + 1, ctx.until + 1):
+    for step in range(ctx.start + 1, until + 1):
         time.sleep(0.01)
         ctx.save(step, lambda path: path.write_text("state"))
         ctx.report(step, loss=1 / step)

@@ -233,14 +233,10 @@ def test_a_run_whose_controller_is_killed_goes_on_as_if_it_had_paused(tmp_path, 
         text = f'name = "ray"\nfolders = "file://{tmp_path}/objects"\nfolder = "{tmp_path}/node"\n'
         Path(engine).write_text(text)
     controller = subprocess.Popen([*command, engine], env=env, start_new_session=True)
-
-    def is_far_from_its_end(running):
-        return any(len(trial.reports) < 50 for trial in running)
-
-    before = kill_at_work(controller, storage, is_far_from_its_end, timeout_s=200)
+    before = kill_at_work(controller, storage, timeout_s=200)
     done = subprocess.run([*command, "resume"], env=env, capture_output=True, text=True, timeout=250, check=True)
     assert "budget of evaluations is spent" in done.stdout or "nothing" in done.stdout, done.stdout
-    assert causes_of_interruption(finished(storage, before)) == {Cause.INFRASTRUCTURE}
+    assert causes_of_interruption(finished(storage, before)) == [{Cause.INFRASTRUCTURE}] * 2
     left = list(tmp_path.rglob("processes.json"))
     assert len(left) >= 6
     assert all((tmp_path / "node" in path.parents) == (folders == "objects") for path in left)

@@ -255,7 +255,7 @@ def test_a_run_whose_controller_is_killed_goes_on_as_if_it_had_paused(tmp_path):
     storage = tmp_path / "runs.db"
     command = [sys.executable, str(HERE / "ray_controller.py"), str(tmp_path), "slurm"]
     controller = subprocess.Popen(command, start_new_session=True)
-    before = kill_at_work(controller, storage, bool, timeout_s=100)
+    before = kill_at_work(controller, storage, timeout_s=100)
     subprocess.run([*command[:3], "resume"], capture_output=True, text=True, timeout=200, check=True)
     finished(storage, before)
 
