@@ -223,7 +223,7 @@ def steps_for_ever(ctx):
 
 
 def stays_at_its_middle(ctx):
-    """As `steps_for_ever`, but the third and fourth trial stay at their middle until asked to stop, and then resumed."""
+    """As `steps_for_ever`, but the third and fourth trial stay at their middle until asked to stop, then resumed."""
     trial = int(ctx.checkpoint_dir.parent.name.removeprefix("trial-"))
     stays = trial in (2, 3) and ctx.start == 0
     _steps(ctx, ctx.until // 2 if stays else ctx.until)
