@@ -5,8 +5,13 @@ import os
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 import pytest
+from hypothesis import settings
 
 from frugalbo.testing.postgres import PrivatePostgres, find_programs, fresh_schema
+
+# What an example takes depends on what else the machine does, and on what is imported first: by default 200 ms fail.
+settings.register_profile("frugalbo", deadline=None)
+settings.load_profile("frugalbo")
 
 
 @pytest.fixture(scope="session")
