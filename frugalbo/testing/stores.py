@@ -86,9 +86,9 @@ class Clock:
     """The clocks of this process, which stand still until they are told how much time passes."""
 
     def __init__(self, patch: pytest.MonkeyPatch) -> None:
-        self._passed = 0.0
-        for name in ("time", "monotonic"):
-            patch.setattr(time, name, lambda began=getattr(time, name)(): began + self._passed)
+        self._passed, wall, monotonic = 0.0, time.time(), time.monotonic()
+        patch.setattr(time, "time", lambda: wall + self._passed)
+        patch.setattr(time, "monotonic", lambda: monotonic + self._passed)
 
     def passes(self, seconds: float) -> None:
         """Let so much time pass."""
