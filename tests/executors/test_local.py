@@ -8,9 +8,12 @@ import pytest
 from local_setup import SLOTS, a_segment, left_of, local_problem
 
 from frugalbo.errors import ExecutorError, FrugalWarning
-from frugalbo.events import Ended, Outcome, Reported
+from frugalbo.events import Ended, Outcome
+from frugalbo.executors import processes
 from frugalbo.executors.devices import usable_cores
 from frugalbo.executors.local import LocalExecutor
+from frugalbo.executors.segments import SegmentFolder
+from frugalbo.executors.supervisor import SPARE
 from frugalbo.problem import Problem
 from frugalbo.slot import Slot
 from frugalbo.testing.executors import ExecutorConformance, drain
@@ -193,15 +196,23 @@ def test_torch_is_warm_and_uses_the_threads_of_its_slot(run):
     assert reports[-1].metrics["loss"] == 1.0
 
 
-def test_a_warm_segment_starts_at_once(tmp_path):
-    """Some tens of milliseconds; a fresh interpreter with numpy takes several hundred."""
+def test_a_segment_starts_in_processes_that_waited_for_it(tmp_path):
+    """In some tens of milliseconds; a fresh interpreter with numpy takes several hundred."""
     with LocalExecutor(local_problem("quick"), SLOTS, preload=()) as executor:
-        waits = []
-        for trial in range(9):
-            began = time.time()
+        for trial in range(3):
+            give_up = time.monotonic() + 60
+            while len(waiting := spares(executor)) < 2:
+                assert time.monotonic() < give_up
             executor.submit(a_segment(tmp_path / str(trial), trial=trial))
-            waits += [e.metrics["loss"] - began for e in drain(executor) if isinstance(e, Reported)]
-    assert sorted(waits)[4] < 0.2
+            drain(executor)
+            supervisor, job, _ = SegmentFolder(tmp_path / str(trial), 0).read_processes()
+            assert {supervisor.pid, job.pid} == waiting
+
+
+def spares(executor):
+    """The supervisor that waits for orders, and its job."""
+    alive = (processes.look(pid) for pid in processes.marked(executor._run))
+    return {process.pid for process in alive if process is not None and process.name == SPARE}
 
 
 def test_a_trial_is_not_run_twice_at_once(tmp_path):
