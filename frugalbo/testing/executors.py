@@ -33,7 +33,7 @@ def a_problem(job: str) -> Problem:
     )
 
 
-def drain(executor: Executor, *, ends: int = 1, timeout_s: float = 20.0) -> list[Reported | Ended]:
+def drain(executor: Executor, *, ends: int = 1, timeout_s: float = 60.0) -> list[Reported | Ended]:
     """The events up to and including so many ends.
 
     Raises:
