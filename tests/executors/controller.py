@@ -12,6 +12,10 @@ from frugalbo.problem import Fidelity, Minimize, Problem
 from frugalbo.slot import Slot
 from frugalbo.space import Float, Space
 
+STEPS = 20_000  # minutes of work
+GRACE_S = {"steps_for_ever": 30.0}  # it ends soon after it was asked, and is to have the time on a busy machine
+
+
 if __name__ == "__main__":
     signal.signal(signal.SIGINT, signal.default_int_handler)  # a background process of a shell ignores it
     job, folder, count = sys.argv[1], Path(sys.argv[2]), int(sys.argv[3])
@@ -20,15 +24,15 @@ if __name__ == "__main__":
         space=Space({"x": Float(0.0, 1.0)}),
         job=job if ":" in job else f"local_jobs.py:{job}",
         objective=Minimize("loss"),
-        fidelity=Fidelity("steps", 1, 1000),
+        fidelity=Fidelity("steps", 1, STEPS),
         root=str(Path(__file__).parent),
     )
     slots = [Slot(f"cpu:{i}", "cpu", i) for i in range(count)]
-    with LocalExecutor(problem, slots, preload=(), grace_s=1.0) as executor:
+    with LocalExecutor(problem, slots, preload=(), grace_s=GRACE_S.get(job, 1.0)) as executor:
         print("warm", flush=True)
         for trial in range(count):
             executor.submit(
-                Segment(trial, 0, {"x": 1.0}, 7, 0, 1000, 1000, slots[trial], 60.0, None, folder / f"trial-{trial}")
+                Segment(trial, 0, {"x": 1.0}, 7, 0, STEPS, STEPS, slots[trial], 60.0, None, folder / f"trial-{trial}")
             )
         if "--fork" in sys.argv:
             (folder / "children").mkdir()

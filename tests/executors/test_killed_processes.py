@@ -13,7 +13,7 @@ import sys
 import time
 
 import pytest
-from local_setup import HERE, SLOTS, a_segment, is_alive, left_of, local_problem, read_pids
+from local_setup import HERE, SLOTS, a_segment, is_alive, left_of, lived_between, local_problem, read_pids
 
 import frugalbo as fb
 from frugalbo.budget.amounts import Cost
@@ -23,8 +23,11 @@ from frugalbo.executors.local import LocalExecutor
 from frugalbo.executors.segments import SegmentFolder
 from frugalbo.testing.executors import drain
 
+STEPS = 20_000  # minutes of work, as in `controller.py`
 
-def wait_for(condition, timeout_s=10.0):
+
+def wait_for(condition, timeout_s=30.0):
+    """Give up after what is long for a busy machine, and half of what the jobs here would last by themselves."""
     give_up = time.monotonic() + timeout_s
     while not condition():
         assert time.monotonic() < give_up
@@ -58,11 +61,11 @@ def family(process):
 
 def started(trial=0, at=None, held=60.0):
     at = time.time() - 1 if at is None else at
-    return Started(trial, 0, {"x": 1.0}, 0, 1000, 1000, Cost(device_seconds=held), f"cpu:{trial}", at)
+    return Started(trial, 0, {"x": 1.0}, 0, STEPS, STEPS, Cost(device_seconds=held), f"cpu:{trial}", at)
 
 
 def recover(folder, trial=0, **fields):
-    with LocalExecutor(local_problem("quick", steps=1000), SLOTS, preload=()) as executor:
+    with LocalExecutor(local_problem("quick", steps=STEPS), SLOTS, preload=()) as executor:
         return list(executor.recover(started(trial, **fields), folder / f"trial-{trial}"))
 
 
@@ -70,15 +73,13 @@ def kill_and_see_all_die(process, also=()):
     alive = family(process) | set(also)
     assert len(alive) >= 3
     process.kill()
-    killed = time.monotonic()
-    wait_for(lambda: not any(is_alive(pid) for pid in alive), timeout_s=2.0)
-    return time.monotonic() - killed
+    wait_for(lambda: not any(is_alive(pid) for pid in alive))
 
 
 def test_a_killed_controller_leaves_nothing_alive_and_its_segments_can_go_on(controller, tmp_path):
     process = controller("steps_for_ever", count=2)
     for trial in (0, 1):
-        wait_for(lambda t=trial: SegmentFolder(tmp_path / f"trial-{t}", 0).checkpoint(1000) >= 5)
+        wait_for(lambda t=trial: SegmentFolder(tmp_path / f"trial-{t}", 0).checkpoint(STEPS) >= 5)
     kill_and_see_all_die(process)
     for trial in (0, 1):
         *reports, ended = recover(tmp_path, trial)
@@ -87,7 +88,8 @@ def test_a_killed_controller_leaves_nothing_alive_and_its_segments_can_go_on(con
         steps = [report.step for report in reports if isinstance(report, Reported)]
         assert steps == list(range(1, ended.checkpoint + 1))  # it was asked, so it saved and reported its last step
         assert ended.checkpoint >= 5
-        assert 0.05 < ended.used.device_seconds < 5
+        least_s, most_s = lived_between(reports, tmp_path, trial)
+        assert 0.04 <= least_s <= ended.used.device_seconds <= most_s
         assert ended.used.evaluations == 1
 
 
@@ -106,7 +108,7 @@ def test_a_controller_killed_while_it_loads_leaves_nothing(controller, tmp_path)
     alive = family(process)
     assert len(alive) == 1
     process.kill()
-    wait_for(lambda: not any(is_alive(pid) for pid in alive), timeout_s=2.0)
+    wait_for(lambda: not any(is_alive(pid) for pid in alive))
 
 
 def test_a_controller_that_is_told_to_end_leaves_nothing(controller, tmp_path):
@@ -114,7 +116,7 @@ def test_a_controller_that_is_told_to_end_leaves_nothing(controller, tmp_path):
     wait_for((tmp_path / "trial-0" / "segment-0" / "reports.jsonl").exists)
     alive = family(process)
     process.terminate()
-    wait_for(lambda: not any(is_alive(pid) for pid in alive), timeout_s=2.0)
+    wait_for(lambda: not any(is_alive(pid) for pid in alive))
 
 
 @pytest.mark.parametrize("is_noted", [True, False])
@@ -153,7 +155,7 @@ def test_controller_and_supervisor_killed_at_once(controller, tmp_path):
     alive = family(process)
     os.kill(supervisor.pid, signal.SIGKILL)
     process.kill()
-    wait_for(lambda: not any(is_alive(pid) for pid in alive), timeout_s=2.0)
+    wait_for(lambda: not any(is_alive(pid) for pid in alive))
 
 
 def test_template_and_supervisor_killed_at_once(tmp_path):
@@ -181,7 +183,7 @@ def test_a_controller_whose_own_children_outlive_it_is_missed_all_the_same(contr
         alive = family(process) - {child}
         assert len(alive) >= 3
         process.kill()
-        wait_for(lambda: not any(is_alive(pid) for pid in alive), timeout_s=2.0)
+        wait_for(lambda: not any(is_alive(pid) for pid in alive))
         assert is_alive(child)
     finally:
         os.kill(child, signal.SIGKILL)
@@ -190,10 +192,10 @@ def test_a_controller_whose_own_children_outlive_it_is_missed_all_the_same(contr
 def test_an_interrupt_in_the_terminal_is_for_the_controller_to_handle(controller, tmp_path):
     """It asks the jobs to end, which save and report first; they see no signal of the terminal."""
     process = controller("steps_for_ever")
-    wait_for(lambda: SegmentFolder(tmp_path / "trial-0", 0).checkpoint(1000) >= 3)
+    wait_for(lambda: SegmentFolder(tmp_path / "trial-0", 0).checkpoint(STEPS) >= 3)
     alive = family(process)
     os.killpg(process.pid, signal.SIGINT)
-    assert process.wait(5) != 0
+    assert process.wait(60) != 0
     assert not any(is_alive(pid) for pid in alive)
     *reports, ended = recover(tmp_path)
     assert isinstance(ended, Ended)
@@ -210,7 +212,7 @@ def test_a_job_dies_with_its_supervisor_though_nobody_looks(tmp_path):
         assert supervisor is not None
         for pid in (orders.template.pid, supervisor.pid):
             os.kill(pid, signal.SIGKILL)
-        wait_for(lambda: not processes.is_alive(job), timeout_s=2.0)
+        wait_for(lambda: not processes.is_alive(job))
 
 
 def test_a_killed_job_has_failed(tmp_path):
@@ -263,8 +265,8 @@ def test_a_supervisor_killed_after_the_last_planned_step_loses_no_result(tmp_pat
 
 
 def finished_segment(folder, **changes):
-    with LocalExecutor(local_problem("quick", steps=1000), SLOTS, preload=()) as executor:
-        executor.submit(a_segment(folder, until=1000, planned=1000, **changes))
+    with LocalExecutor(local_problem("quick", steps=STEPS), SLOTS, preload=()) as executor:
+        executor.submit(a_segment(folder, until=STEPS, planned=STEPS, **changes))
         return drain(executor)
 
 
@@ -278,14 +280,15 @@ def test_without_a_receipt_the_time_since_the_start_is_charged_up_to_what_was_he
     folder = tmp_path / "trial-0" / "segment-0"
     (folder / "receipt.json").unlink()
     with (folder / "reports.jsonl").open("ab") as file:
-        file.write(b'{"step": 1001, "metri')  # torn
-    for at, held, low, high in ((time.time() - 4, 60.0, 4.0, 8.0), (time.time() - 3600, 9.5, 9.5, 9.5)):
+        file.write(b'{"step": 20001, "metri')  # torn
+    for ago, held in ((4.0, 60.0), (3600.0, 9.5)):
+        at = (folder / "reports.jsonl").stat().st_mtime - ago
         os.utime(folder / "orders.json", (at, at))
         report, ended = recover(tmp_path, at=at, held=held)
         assert isinstance(report, Reported)
         assert isinstance(ended, Ended)
         assert ended.outcome == Outcome.COMPLETED  # the last planned step was reported: nothing is left to do
-        assert low <= ended.used.device_seconds <= high
+        assert min(ago, held) <= ended.used.device_seconds <= min(time.time() - at, held)
 
 
 def test_a_segment_without_orders_is_charged_by_what_can_be_seen_of_it(tmp_path):
@@ -296,7 +299,7 @@ def test_a_segment_without_orders_is_charged_by_what_can_be_seen_of_it(tmp_path)
     segment = tmp_path / "trial-0" / "segment-0"
     segment.mkdir(parents=True)
     [unknown] = recover(tmp_path, at=began, held=60.0)
-    assert 40 <= unknown.used.device_seconds < 50
+    assert 40 <= unknown.used.device_seconds <= time.time() - began
     (segment / "reports.jsonl").touch()
     os.utime(segment / "reports.jsonl", (began + 7, began + 7))
     [seen] = recover(tmp_path, at=began, held=60.0)
@@ -329,7 +332,7 @@ def test_a_pid_that_went_to_another_process_is_not_killed(tmp_path):
 @pytest.mark.slow
 def test_twenty_controllers_killed_at_random_leave_nothing(controller, tmp_path):
     rng = random.Random(5)
-    executor = LocalExecutor(local_problem("quick", steps=1000), SLOTS, preload=())
+    executor = LocalExecutor(local_problem("quick", steps=STEPS), SLOTS, preload=())
     for _ in range(20):
         process = controller("steps_for_ever", count=2, until="warm")
         time.sleep(rng.uniform(0, 0.15))
@@ -344,7 +347,7 @@ def test_twenty_controllers_killed_at_random_leave_nothing(controller, tmp_path)
             assert len(reports) == ended.checkpoint  # asked to end, it saved and reported its last step
             if folder.exists():
                 shutil.rmtree(folder)
-        wait_for(lambda: not any(is_alive(pid) for pid in alive), timeout_s=2.0)  # noqa: B023
+        wait_for(lambda: not any(is_alive(pid) for pid in alive))  # noqa: B023
 
 
 def test_time_in_which_nobody_was_alive_is_not_charged(tmp_path):
@@ -368,10 +371,11 @@ def test_a_clock_that_is_not_that_of_the_disk_changes_no_charge(tmp_path, off_s)
     finished_segment(tmp_path / "trial-0")
     folder = tmp_path / "trial-0" / "segment-0"
     (folder / "receipt.json").unlink()
-    os.utime(folder / "orders.json", (time.time() - 2, time.time() - 2))
-    ended = recover(tmp_path, at=time.time() - 2 + off_s, held=60.0)[-1]
+    began = (folder / "reports.jsonl").stat().st_mtime - 2
+    os.utime(folder / "orders.json", (began, began))
+    ended = recover(tmp_path, at=began + off_s, held=60.0)[-1]
     assert isinstance(ended, Ended)
-    assert 1.5 <= ended.used.device_seconds <= 5.0
+    assert 2.0 <= ended.used.device_seconds <= time.time() - began
 
 
 def test_a_segment_that_was_never_given_orders_costs_nothing(tmp_path):
