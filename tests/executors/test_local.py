@@ -105,7 +105,8 @@ def test_leaving_by_an_error_ends_all_that_runs(tmp_path):
         raise KeyError
     assert left_of(executor) == set()
     ends = [event for event in executor.wait(0) if isinstance(event, Ended)]
-    assert [(end.outcome, end.used.device_seconds < 2) for end in ends] == [(Outcome.INTERRUPTED, True)] * 2
+    assert [end.outcome for end in ends] == [Outcome.INTERRUPTED] * 2
+    assert all(end.used.device_seconds < 20 for end in ends)  # of 30 s that they may take
 
 
 def test_an_executor_can_be_entered_again(tmp_path):
