@@ -2,9 +2,10 @@
 
 A segment is affordable if it is more likely than not to end within what is free: if the median of
 its predicted cost fits. It is granted what it hardly ever exceeds, or all that is free if that is
-less; while little is known, not more than a share of it. The run loop quotes before it starts
-anything, the scheduler before it proposes to; the proposer has `seconds_left`, which is the same
-rule seen from where slots are not known.
+less; while little is known, not more than a share of it. Where no seconds are limited, none need be
+held, and a job is not ended for taking longer than those before it. The run loop quotes before it
+starts anything, the scheduler before it proposes to; the proposer has `seconds_left`, which is the
+same rule seen from where slots are not known.
 """
 
 from __future__ import annotations
@@ -95,7 +96,8 @@ def quote(
         upper_s = predicted.upper_s / pace / _USABLE
         if predicted.n < _FEW and not predicted.is_certain:
             upper_s = min(upper_s, max(_MEDIANS * median_s, seconds / _FEW))
-        cap_s = min(cap_s, upper_s)
+        if predicted.is_certain or math.isfinite(seconds):
+            cap_s = min(cap_s, upper_s)
     limited = balance.limited
     held = Cost(
         device_seconds=cap_s * slot.devices if "device_seconds" in limited else 0.0,

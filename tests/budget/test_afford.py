@@ -104,6 +104,15 @@ def test_while_little_is_known_a_segment_may_take_a_share_only(n, median, cap):
     assert found.cap_s == pytest.approx(cap)
 
 
+def test_where_no_seconds_are_limited_no_job_is_ended_for_taking_longer_than_those_before_it():
+    learned, stated = CostPrediction(2.0, 3.0, 40), CostPrediction(2.0, 3.0, 0, is_certain=True)
+    trials, wall = _balance(evaluations=9), _balance(evaluations=9, wall_seconds=1000)
+    assert quote(trials, SLOT, learned) == Quote(math.inf, Cost(evaluations=1.0))
+    assert quote(trials, SLOT, learned, trial_cap_s=100.0).cap_s == 100
+    assert quote(trials, SLOT, stated).cap_s == pytest.approx(1.5 / 0.9)
+    assert quote(wall, SLOT, learned).cap_s == pytest.approx(1.5 / 0.9)
+
+
 def test_a_cost_function_of_the_users_is_taken_as_it_is_from_the_first_segment():
     found = quote(_balance(device_seconds=200), SLOT, CostPrediction(2.0, 100.0, 0, is_certain=True))
     assert found.cap_s == pytest.approx(50.0 / 0.9)
