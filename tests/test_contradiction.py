@@ -30,10 +30,10 @@ PARAMETERS = {
     ["x / n > 1.1"], ["min(x, y) > 0.9", "x + y < 1.5"], ["floor(x) >= 3"], ["-x > 0.1"], ["s == 3"],
 ], ids=" & ".join)  # fmt: skip
 def test_contradictions_are_told_at_once(formulas):
-    started = time.perf_counter()
+    started = time.process_time()  # not what others on this machine take
     with pytest.raises(fb.SpaceError, match="contradict") as caught:
         fb.Space(PARAMETERS, formulas)
-    assert time.perf_counter() - started < 1
+    assert time.process_time() - started < 1
     assert repr(formulas[0])[1:-1] in str(caught.value)
 
 
