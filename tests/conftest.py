@@ -1,5 +1,6 @@
 import importlib.util
 import os
+import sys
 
 # Before torch is imported anywhere: tests share two cores.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
@@ -12,6 +13,13 @@ from frugalbo.testing.postgres import PrivatePostgres, find_programs, fresh_sche
 # A loaded machine is slow, and that is no fault of a test; pytest's own timeout ends what hangs.
 settings.register_profile("untimed", deadline=None, suppress_health_check=[HealthCheck.too_slow])
 settings.load_profile("untimed")
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_runtest_setup():
+    """What draws from torch's global generator draws the same alone as after other tests."""
+    if torch := sys.modules.get("torch"):
+        torch.manual_seed(0)
 
 
 @pytest.fixture(scope="session")
