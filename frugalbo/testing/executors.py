@@ -5,6 +5,7 @@ Subclass `ExecutorConformance`, give it `make`, and pytest does the rest. Needs 
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
@@ -191,7 +192,7 @@ class ExecutorConformance:
     @pytest.mark.parametrize("executor", ["outlives_its_cap"], indirect=True)
     def test_a_segment_costs_no_more_than_its_cap_and_the_grace(self, executor: Executor, segment: Segment) -> None:
         """Whatever it would have needed: the first of five trials, or another one, if the machine was too busy."""
-        most = 0.5 + self.grace_s
+        most, took = 0.5 + self.grace_s, math.inf
         for trial in range(5):
             folder = segment.folder.parent / f"trial-{trial}"
             executor.submit(replace(segment, trial=trial, until=10_000, planned=10_000, cap_s=0.5, folder=folder))
@@ -199,9 +200,10 @@ class ExecutorConformance:
             assert isinstance(ended, Ended)
             assert (ended.outcome, ended.failure) == (Outcome.FAILED, Failure.TIMEOUT)
             assert ended.used.device_seconds >= 0.4
-            if ended.used.device_seconds <= most:
+            took = min(took, ended.used.device_seconds)
+            if took <= most:
                 break
-        assert ended.used.device_seconds <= most
+        assert took <= most
 
     @pytest.mark.parametrize("outcome", [Outcome.STOPPED, Outcome.INTERRUPTED])
     @pytest.mark.parametrize("executor", ["sleeps"], indirect=True)
