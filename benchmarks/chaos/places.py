@@ -12,7 +12,6 @@ from __future__ import annotations
 
 import os
 import signal
-import socket
 import subprocess
 import sys
 import time
@@ -23,6 +22,7 @@ from typing import Any, Self
 
 from benchmarks.chaos.rig import ROOT, Live
 from frugalbo.executors import processes
+from frugalbo.testing.hosts import free_port
 from frugalbo.testing.postgres import PrivatePostgres
 
 _DISK = "64m"
@@ -151,7 +151,7 @@ class RayPlace(Place):
     def _node(self, *, cpus: int) -> dict[str, int]:
         """What to ask for. A node need not wait for its agent to find ports that are given."""
         names = ("dashboard_agent_listen_port", "metrics_agent_port", "metrics_export_port", "runtime_env_agent_port")
-        return {"num_cpus": cpus, "object_store_memory": self._memory, **{name: _free_port() for name in names}}
+        return {"num_cpus": cpus, "object_store_memory": self._memory, **{name: free_port() for name in names}}
 
     def _raylet(self, node: Any) -> int:
         return next(process.process.pid for process in node.all_processes["raylet"])
@@ -205,12 +205,6 @@ def _patiently(start: Callable[[], Any]) -> Any:
                 raise
             print(f"again, as Ray did not start: {error}", file=sys.stderr)
     return None
-
-
-def _free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
 
 
 PLACES: dict[str, type[Place]] = {"local": Place, "postgresql": PostgresPlace, "ray": RayPlace, "slurm": SlurmPlace}

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import random
 import signal
 import socket
 import subprocess
@@ -15,13 +16,20 @@ from threading import Event, Thread
 from frugalbo.executors import processes
 
 _CHUNK = 2**16
+_PORTS = (20_000, 32_000)  # Linux gives those from 32768 on to outgoing connections
 
 
 def free_port() -> int:
-    """A port of the loopback on which nobody listens now."""
-    with socket.socket() as listener:
-        listener.bind(("127.0.0.1", 0))
-        return listener.getsockname()[1]
+    """A port of the loopback on which nobody listens now, below those that the system gives to outgoing connections.
+
+    One of those could be taken between now and when somebody listens; even by who calls it before, which would then be
+    connected to itself.
+    """
+    for port in random.SystemRandom().sample(range(*_PORTS), 100):
+        with contextlib.suppress(OSError), socket.socket() as listener:
+            listener.bind(("127.0.0.1", port))
+            return port
+    raise OSError(f"no free port among {_PORTS[0]} to {_PORTS[1]}")
 
 
 class Relay:

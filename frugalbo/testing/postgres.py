@@ -9,7 +9,6 @@ import os
 import pwd
 import shutil
 import signal
-import socket
 import subprocess
 import tempfile
 import time
@@ -21,6 +20,8 @@ from typing import Self
 
 import sqlalchemy as sa
 from sqlalchemy.exc import OperationalError
+
+from frugalbo.testing.hosts import free_port
 
 _START_S = 30.0
 
@@ -45,9 +46,7 @@ class PrivatePostgres:
     def __init__(self) -> None:
         self._user = _user()
         self._process: subprocess.Popen[bytes] | None = None
-        with socket.socket() as probe:
-            probe.bind(("127.0.0.1", 0))
-            self.port = probe.getsockname()[1]
+        self.port = free_port()
 
     @property
     def url(self) -> str:

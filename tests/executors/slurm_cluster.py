@@ -13,6 +13,8 @@ import tempfile
 import time
 from pathlib import Path
 
+from frugalbo.testing.hosts import free_port
+
 PROGRAMS = ("munged", "slurmctld", "slurmd", "sbatch", "squeue", "scancel", "sinfo")
 _CORES = 2
 
@@ -81,7 +83,7 @@ class SlurmCluster:
         key.touch(mode=0o600)
         key.write_bytes(os.urandom(128))
         host = socket.gethostname().partition(".")[0]
-        ports = [_free_port() for _ in range(2)]
+        ports = [free_port() for _ in range(2)]
         self.conf.write_text(
             _CONF.format(
                 host=host, folder=self.folder, user=getpass.getuser(), cores=_CORES,
@@ -183,12 +185,6 @@ class SlurmCluster:
 
 def _which(name: str) -> str | None:
     return shutil.which(name, path=os.pathsep.join([os.environ.get("PATH", ""), "/usr/sbin", "/sbin"]))
-
-
-def _free_port() -> int:
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        return free.getsockname()[1]
 
 
 def _read(pid: int, name: str) -> bytes:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import signal
-import socket
 import subprocess
 import sys
 from dataclasses import replace
@@ -18,14 +17,9 @@ from frugalbo.executors.http import HttpExecutor
 from frugalbo.pool import Pool
 from frugalbo.problem import Problem
 from frugalbo.testing.executors import ExecutorConformance
+from frugalbo.testing.hosts import free_port
 
 TOKEN = "a secret of more than sixteen characters"
-
-
-def free_port():
-    with socket.socket() as listener:
-        listener.bind(("127.0.0.1", 0))
-        return listener.getsockname()[1]
 
 
 @pytest.fixture(scope="module")
