@@ -68,8 +68,7 @@ def check(store, before):
     events = events_of(store)
     assert events[: len(before)] == before
     study = read_study(store, "stood-1")
-    # On a busy machine a job may run into the cap that quick ones before it gave.
-    assert study.count("completed") + study.count("failed") == len(study.trials) == TRIALS
+    assert study.count("completed") == len(study.trials) == TRIALS
     started = [(e.trial, e.segment) for e in events if isinstance(e, Started)]
     over = [(e.trial, e.segment) for e in events if isinstance(e, Ended)]
     assert sorted(started) == sorted(over)
@@ -140,7 +139,7 @@ def test_a_stopped_process_holds_its_run_only_as_long_as_its_lease(url):
         time.sleep(1.2)
         assert store.run().holder  # it only thinks
         os.kill(process.pid, signal.SIGSTOP)
-        wait_for(lambda: store.run().holder is None, 5)
+        wait_for(lambda: store.run().holder is None)
         with store.lease("toy-1"):
             os.kill(process.pid, signal.SIGCONT)
             print(file=process.stdin, flush=True)
@@ -158,7 +157,7 @@ def test_of_two_that_stand_by_one_gets_the_lease(url):
         time.sleep(1.2)
         assert got == []
         leader.release()
-        wait_for(lambda: got, 10)
+        wait_for(lambda: got)
         time.sleep(1.2)
         assert len(got) == 1
         got[0].note_end("done")
