@@ -12,14 +12,15 @@ from killed_controller import causes_of_interruption, finished, kill_at_work
 from local_setup import a_segment, local_problem
 
 from frugalbo.events import Cause, Ended, Outcome, Reported
+from frugalbo.executors.depots import ObjectDepot, carried_as
 from frugalbo.executors.http import HttpExecutor
+from frugalbo.executors.segments import SegmentFolder
 from frugalbo.testing.hosts import Host, Relay, free_port
 
 pytestmark = pytest.mark.slow
 
 STEPS = 20_000  # minutes of work: a segment must not end before it is interrupted
-LEASE_S, GRACE_S = 3.0, 1.0
-LOST_S = LEASE_S + GRACE_S + 3.0  # when a worker that was cut off is taken for lost, after its last word
+LEASE_S, GRACE_S = 6.0, 1.0  # a busy machine may keep a worker from saying anything for a second or two
 
 
 @pytest.fixture
@@ -59,8 +60,18 @@ def begin(executor, tmp_path):
     events = []
     while {event.trial for event in events if isinstance(event, Reported) and event.step > 5} != {0, 1}:
         events += executor.wait(1.0)
-    time.sleep(1.5)  # a checkpoint is carried about once a second
+    give_up = time.monotonic() + 60
+    while not all(kept(tmp_path, trial) >= 5 for trial in (0, 1)):
+        assert time.monotonic() < give_up
+        events += executor.wait(0.2)
     return events
+
+
+def kept(tmp_path, trial):
+    """The last checkpoint of a trial where its controller can see it."""
+    folder, objects = tmp_path / f"run/trial-{trial}", tmp_path / "objects"
+    depot = ObjectDepot(f"file://{objects}").newest(carried_as(folder), STEPS) if objects.exists() else 0
+    return depot or SegmentFolder(folder, 0).checkpoint(STEPS)
 
 
 def until_ended(executor, trial, events, seconds=60.0):
@@ -72,13 +83,14 @@ def until_ended(executor, trial, events, seconds=60.0):
 
 
 def check_lost(events, trial, began):
-    """Interrupted by infrastructure, all that was said of it in order, charged no more than the time that passed."""
+    """Interrupted by infrastructure, all that was said of it in order, charged between what it reported and now."""
     [ended] = [event for event in events if isinstance(event, Ended) and event.trial == trial]
     assert (ended.outcome, ended.cause, ended.failure) == (Outcome.INTERRUPTED, Cause.INFRASTRUCTURE, None)
-    steps = [event.step for event in events if isinstance(event, Reported) and event.trial == trial]
+    reports = [event for event in events if isinstance(event, Reported) and event.trial == trial]
+    steps = [report.step for report in reports]
     assert steps == sorted(set(steps))
     assert ended.checkpoint >= 5
-    assert 0.5 < ended.used.device_seconds <= time.monotonic() - began
+    assert 0.05 < reports[-1].at - reports[0].at <= ended.used.device_seconds <= time.monotonic() - began
     return ended
 
 
@@ -116,9 +128,9 @@ def test_a_host_that_is_cut_off_ends_its_work_which_goes_on_elsewhere_and_nothin
     hosts[0].network.cut()
     cut = time.monotonic()
     while hosts[0].jobs():  # its worker ends them, when it could not renew its lease
-        assert time.monotonic() < cut + 20
+        assert time.monotonic() < cut + 60
         events += executor.wait(0.1)
-    ended = until_ended(executor, 0, events, seconds=30)
+    ended = until_ended(executor, 0, events)
     assert time.monotonic() - cut > LEASE_S
     check_lost(events, 0, began)
     assert "a/cpu:0" in [slot.name for slot in executor.slots]
@@ -141,7 +153,8 @@ def test_a_host_that_was_frozen_is_told_to_stop_what_it_still_runs(executor, hos
     hosts[0].freeze()
     ended = until_ended(executor, 0, events)
     check_lost(events, 0, began)
-    assert ended.used.device_seconds == pytest.approx(time.monotonic() - began, abs=4.0)  # an upper bound: to the end
+    # An upper bound: to the end, and not to its last word.
+    assert ended.used.device_seconds > time.monotonic() - began - LEASE_S
     assert hosts[0].jobs()
     hosts[0].thaw()
     events = until_back(executor, "a/cpu:0") + list(executor.wait(1.0))
@@ -182,10 +195,9 @@ def test_a_worker_that_is_killed_takes_its_jobs_with_it(executor, hosts, tmp_pat
 
 def test_a_worker_that_its_user_stops_lets_its_segments_save_and_go_on_elsewhere(executor, hosts, tmp_path):
     events = begin(executor, tmp_path)
-    stopped = time.monotonic()
     hosts[0].stop()
     ended = until_ended(executor, 0, events)
-    assert time.monotonic() - stopped < LEASE_S + 2  # it said so, and need not be waited for
+    assert "nothing was heard" not in ended.message  # it said so, and need not be waited for
     assert (ended.outcome, ended.cause) == (Outcome.INTERRUPTED, Cause.INFRASTRUCTURE)
     last = max(event.step for event in events if event.trial == 0 and isinstance(event, Reported))
     assert ended.checkpoint >= last - 1
@@ -216,7 +228,7 @@ def test_leaving_the_executor_ends_what_the_workers_run(executor, hosts, tmp_pat
         events += more
     assert sorted(event.trial for event in events if isinstance(event, Ended)) == [0, 1]
     assert {event.outcome for event in events if isinstance(event, Ended)} == {Outcome.INTERRUPTED}
-    give_up = time.monotonic() + 10
+    give_up = time.monotonic() + 60
     while hosts[0].jobs() | hosts[1].jobs():
         assert time.monotonic() < give_up
         time.sleep(0.1)
