@@ -24,6 +24,12 @@ pytest.importorskip("psycopg")
 pytestmark = pytest.mark.skipif(find_programs() is None, reason="PostgreSQL's server is not installed")
 
 
+def renewed_at(store):
+    with store._database.begin() as connection:
+        [(at,)] = connection.exec_driver_sql("SELECT renewed_at FROM frugalbo_sessions")
+    return at
+
+
 def report(step):
     return Reported(0, 0, step, {"loss": 1 / step}, at=float(step))
 
@@ -148,9 +154,17 @@ def test_a_thread_keeps_the_lease_of_a_controller_that_thinks(postgresql_url, mo
             patch.setattr("platform.node", lambda: "elsewhere")
             lease = store.lease(run, ttl_s=1.5)
         with lease:
+            leased = renewed = renewed_at(store)
             lease.keep_alive()
-            time.sleep(2.5)
-            with pytest.raises(LeaseError, match="on elsewhere"):
-                other.lease(run)
+            give_up = time.monotonic() + 60
+            while renewed == leased:
+                assert time.monotonic() < give_up
+                time.sleep(0.05)
+                renewed = renewed_at(store)
+            assert renewed > leased + 0.4  # every third of what it lasts
+            with monkeypatch.context() as patch:
+                patch.setattr(time, "time", lambda: renewed + 1.4)  # when the lease as it began is over
+                with pytest.raises(LeaseError, match="on elsewhere"):
+                    other.lease(run)
             lease.append(report(1))
         other.lease(run).release()
