@@ -203,7 +203,7 @@ class Host:
         self.network.mend()
         self.stop()
         try:
-            self.process.wait(20)
+            self.process.wait(60)
         except subprocess.TimeoutExpired:
             self.kill()
         self.network.close()

@@ -45,7 +45,7 @@ def executor(request, hosts, port, tmp_path):
     folders = f"file://{tmp_path}/objects" if request.param == "objects" else request.param
     with HttpExecutor(
         local_problem("steps_for_ever", steps=STEPS), listen=f"127.0.0.1:{port}", folders=folders, workers=2,
-        lease_s=LEASE_S, grace_s=GRACE_S, preload=(), patience_s=60.0,
+        lease_s=LEASE_S, grace_s=GRACE_S, preload=(), patience_s=120.0,
     ) as executor:  # fmt: skip
         yield executor
 
@@ -201,7 +201,7 @@ def test_a_worker_that_its_user_stops_lets_its_segments_save_and_go_on_elsewhere
     assert (ended.outcome, ended.cause) == (Outcome.INTERRUPTED, Cause.INFRASTRUCTURE)
     last = max(event.step for event in events if event.trial == 0 and isinstance(event, Reported))
     assert ended.checkpoint >= last - 1
-    assert hosts[0].process.wait(20) == 0
+    assert hosts[0].process.wait(60) == 0
 
 
 @pytest.mark.parametrize("folders", ["shared", "sent"])
