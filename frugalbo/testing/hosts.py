@@ -9,14 +9,15 @@ import signal
 import socket
 import subprocess
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from functools import cache
 from pathlib import Path
 from threading import Event, Thread
 
 from frugalbo.executors import processes
 
 _CHUNK = 2**16
-_PORTS = (20_000, 32_000)  # Linux gives those from 32768 on to outgoing connections
+_PORTS = range(20_000, 32_000)  # Linux gives those from 32768 on to outgoing connections
 
 
 def free_port() -> int:
@@ -25,11 +26,17 @@ def free_port() -> int:
     One of those could be taken between now and when somebody listens; even by who calls it before, which would then be
     connected to itself.
     """
-    for port in random.SystemRandom().sample(range(*_PORTS), 100):
+    for port in _ports():
         with contextlib.suppress(OSError), socket.socket() as listener:
             listener.bind(("127.0.0.1", port))
             return port
-    raise OSError(f"no free port among {_PORTS[0]} to {_PORTS[1]}")
+    raise OSError(f"no free port from {_PORTS[0]} to {_PORTS[-1]}")
+
+
+@cache
+def _ports() -> Iterator[int]:
+    """Each once, in an order that other processes do not share."""
+    return iter(random.SystemRandom().sample(_PORTS, len(_PORTS)))
 
 
 class Relay:
