@@ -119,7 +119,7 @@ class RayPlace(Place):
         os.environ.update({name: value for name, value in _OURS.items() if name not in os.environ})
         os.environ["PYTHONPATH"] = str(ROOT)  # of the nodes
         self._memory = 80 * 2**20
-        self._cluster: Any = _patiently(
+        self._cluster: Any = patiently(
             lambda: Cluster(initialize_head=True, head_node_args={"include_dashboard": False, **self._node(cpus=0)})
         )
         self._stack.callback(self._cluster.shutdown)
@@ -146,7 +146,7 @@ class RayPlace(Place):
         self._nodes.append(self._add())
 
     def _add(self) -> Any:
-        return _patiently(lambda: self._cluster.add_node(wait=False, **self._node(cpus=1)))
+        return patiently(lambda: self._cluster.add_node(wait=False, **self._node(cpus=1)))
 
     def _node(self, *, cpus: int) -> dict[str, int]:
         """What to ask for. A node need not wait for its agent to find ports that are given."""
@@ -193,7 +193,7 @@ class SlurmPlace(Place):
         self._cluster.restart(daemon)
 
 
-def _patiently(start: Callable[[], Any]) -> Any:
+def patiently(start: Callable[[], Any]) -> Any:
     """Start a node of Ray; on a busy machine it is not always up in the 30 s that Ray gives it."""
     for is_last in (False, False, False, True):
         before = processes.descendants(os.getpid())
