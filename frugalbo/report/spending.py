@@ -45,7 +45,7 @@ def spending(study: Study, resource: Resource) -> dict[str, Spending]:
 
     What was charged at ends is as the ledger charges it: held when a segment starts, settled when it ends.
     """
-    changes: dict[str, list[tuple[float, float, float]]] = {WHOLE: []}  # (when, more spent, more held)
+    changes: dict[str, list[tuple[float, float, float, int]]] = {WHOLE: []}  # (when, more spent, held, holders)
     for started, end in sorted(
         ((s, trial.ends[i] if i < len(trial.ends) else None)
          for trial in study.trials.values() for i, s in enumerate(trial.starts)),
@@ -54,9 +54,9 @@ def spending(study: Study, resource: Resource) -> dict[str, Spending]:
         held = getattr(started.held, resource)
         for name in dict.fromkeys((WHOLE, started.pool)):
             own = changes.setdefault(name, [])
-            own.append((started.at, 0.0, held))
+            own.append((started.at, 0.0, held, 1))
             if end is not None:
-                own.append((end.at, getattr(end.used, resource), -held))
+                own.append((end.at, getattr(end.used, resource), -held, -1))
     return {name: _added_up(own, _budget(study, name, resource)) for name, own in changes.items()}
 
 
@@ -69,11 +69,11 @@ def _budget(study: Study, pool: str, resource: Resource) -> float | None:
     return total if math.isfinite(total) else None
 
 
-def _added_up(changes: list[tuple[float, float, float]], budget: float | None) -> Spending:
-    times, by_time = np.unique([when for when, _, _ in changes], return_inverse=True)
-    amounts = np.zeros((len(times), 2))
-    np.add.at(amounts, by_time, np.array([change[1:] for change in changes]).reshape(-1, 2))
-    spent, held = amounts.cumsum(axis=0).T
-    # What comes and goes leaves crumbs of rounding.
-    held = np.where(held < 1e-9 * max(1.0, float(held.max(initial=0.0))), 0.0, held)
+def _added_up(changes: list[tuple[float, float, float, int]], budget: float | None) -> Spending:
+    times, by_time = np.unique([when for when, *_ in changes], return_inverse=True)
+    amounts = np.zeros((len(times), 3))
+    np.add.at(amounts, by_time, np.array([change[1:] for change in changes]).reshape(-1, 3))
+    spent, held, holders = amounts.cumsum(axis=0).T
+    # What comes and goes leaves crumbs of rounding, until nobody holds anything.
+    held = np.where(holders > 0, np.maximum(held, 0.0), 0.0)
     return Spending(tuple(times.tolist()), tuple(spent.tolist()), tuple(held.tolist()), budget)
