@@ -6,12 +6,12 @@ import sys
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 import pytest
-from hypothesis import HealthCheck, settings
+from hypothesis import settings
 
 from frugalbo.testing.postgres import PrivatePostgres, find_programs, fresh_schema
 
 # A loaded machine is slow, and that is no fault of a test; pytest's own timeout ends what hangs.
-settings.register_profile("untimed", deadline=None, suppress_health_check=[HealthCheck.too_slow])
+settings.register_profile("untimed", deadline=None)
 settings.load_profile("untimed")
 
 

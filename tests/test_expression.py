@@ -89,7 +89,7 @@ def test_what_is_more_than_arithmetic_is_refused(text, message):
         Expression(text, VALUES)
 
 
-@pytest.mark.timeout(60)  # of what would take for ever
+@pytest.mark.timeout(5)
 @pytest.mark.parametrize(
     "text", ["9 ** 9 ** 9 < a", "10 ** (10 ** 10) > a", "(a + 7) ** (a * 10 ** 9) > 1", "a ** -(9 ** 99) > 1"]
 )
@@ -98,7 +98,7 @@ def test_a_huge_power_costs_nothing_and_does_not_hold(text):
     assert math.isnan(value) or value is False
 
 
-@pytest.mark.timeout(60)  # of what would take for ever
+@pytest.mark.timeout(5)
 @pytest.mark.parametrize("text", ["kind * 10 ** 9 == 'x'", "(1, 2) * 10 ** 9 == 3", "'a' % a", "kind + kind", "-kind"])
 def test_texts_are_compared_and_not_computed_with(text):
     with pytest.raises(SpaceError, match="cannot compute"):

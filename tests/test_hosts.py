@@ -6,7 +6,7 @@ import pytest
 
 from benchmarks.hosts import measure
 
-LEASE_S = 5.0
+LEASE_S = 3.0
 
 
 @pytest.mark.slow

@@ -28,7 +28,7 @@ def test_each_program_runs(block, tmp_path):
     script = tmp_path / "example.py"
     script.write_text(block)
     done = subprocess.run(
-        [sys.executable, str(script)], cwd=tmp_path, capture_output=True, text=True, timeout=250, check=False
+        [sys.executable, str(script)], cwd=tmp_path, capture_output=True, text=True, timeout=120, check=False
     )
     assert done.returncode == 0, done.stderr
     if "summary" in block:

@@ -22,7 +22,6 @@ from frugalbo.testing.bandit_games import Coins, Game, Shop, play
 K = 3
 MEANS = [0.1, 0.9, 0.2]
 COSTS = [[0.3, 0.1], [0.2, 0.2], [0.1, 0.3]]
-_CHECKS = [HealthCheck.differing_executors, HealthCheck.too_slow]
 
 
 def stored(bandit: Bandit) -> str:
@@ -198,7 +197,7 @@ class KnapsackConformance(BanditConformance):
         """The easy one, at a price."""
         return Shop(MEANS, COSTS, seed)
 
-    @settings(max_examples=40, deadline=None, suppress_health_check=_CHECKS)
+    @settings(max_examples=40, deadline=None, suppress_health_check=[HealthCheck.differing_executors])
     @given(
         budgets=st.lists(st.floats(0.01, 30), min_size=2, max_size=2),
         caps=st.lists(st.lists(st.floats(0.01, 3), min_size=2, max_size=2), min_size=K, max_size=K),

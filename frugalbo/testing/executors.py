@@ -5,7 +5,6 @@ Subclass `ExecutorConformance`, give it `make`, and pytest does the rest. Needs 
 
 from __future__ import annotations
 
-import math
 import time
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
@@ -34,7 +33,7 @@ def a_problem(job: str) -> Problem:
     )
 
 
-def drain(executor: Executor, *, ends: int = 1, timeout_s: float = 60.0) -> list[Reported | Ended]:
+def drain(executor: Executor, *, ends: int = 1, timeout_s: float = 20.0) -> list[Reported | Ended]:
     """The events up to and including so many ends.
 
     Raises:
@@ -191,19 +190,12 @@ class ExecutorConformance:
 
     @pytest.mark.parametrize("executor", ["outlives_its_cap"], indirect=True)
     def test_a_segment_costs_no_more_than_its_cap_and_the_grace(self, executor: Executor, segment: Segment) -> None:
-        """Whatever it would have needed: the first of five trials, or another one, if the machine was too busy."""
-        most, took = 0.5 + self.grace_s, math.inf
-        for trial in range(5):
-            folder = segment.folder.parent / f"trial-{trial}"
-            executor.submit(replace(segment, trial=trial, until=10_000, planned=10_000, cap_s=0.5, folder=folder))
-            ended = drain(executor)[-1]
-            assert isinstance(ended, Ended)
-            assert (ended.outcome, ended.failure) == (Outcome.FAILED, Failure.TIMEOUT)
-            assert ended.used.device_seconds >= 0.4
-            took = min(took, ended.used.device_seconds)
-            if took <= most:
-                break
-        assert took <= most
+        """Whatever it would have needed."""
+        executor.submit(replace(segment, until=10_000, planned=10_000, cap_s=0.5))
+        ended = drain(executor)[-1]
+        assert isinstance(ended, Ended)
+        assert (ended.outcome, ended.failure) == (Outcome.FAILED, Failure.TIMEOUT)
+        assert 0.4 <= ended.used.device_seconds <= 0.5 + self.grace_s
 
     @pytest.mark.parametrize("outcome", [Outcome.STOPPED, Outcome.INTERRUPTED])
     @pytest.mark.parametrize("executor", ["sleeps"], indirect=True)
@@ -238,10 +230,10 @@ class ExecutorConformance:
         assert (ended.trial, ended.outcome) == (4, Outcome.COMPLETED)
 
     def test_waiting_for_nothing_returns(self, executor: Executor) -> None:
-        """At the latest when the time is over: not at a minute, however busy the machine."""
+        """At the latest when the time is over."""
         began = time.monotonic()
         assert executor.wait(0.1) == []
-        assert time.monotonic() - began < 20
+        assert time.monotonic() - began < 2
 
     def test_a_segment_that_left_nothing_is_recovered_as_interrupted(self, executor: Executor, tmp_path: Path) -> None:
         """Where not even its run's folder is to be seen: charged the time since it started, at most what it held."""

@@ -210,7 +210,7 @@ class Host:
         self.network.mend()
         self.stop()
         try:
-            self.process.wait(60)
+            self.process.wait(20)
         except subprocess.TimeoutExpired:
             self.kill()
         self.network.close()

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 import time
 from pathlib import Path
 
@@ -51,16 +50,6 @@ def read_pids(folder, *names):
 def is_alive(pid):
     process = processes.look(pid)
     return process is not None and not process.is_zombie
-
-
-def soonest(attempt, *, below):
-    """The seconds of an attempt below that bound, or the least of five: a busy machine delays one, but hardly all."""
-    took = math.inf
-    for number in range(5):
-        took = min(took, attempt(number))
-        if took < below:
-            break
-    return took
 
 
 def lived_between(events, folder, trial=0):

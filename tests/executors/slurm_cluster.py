@@ -126,7 +126,7 @@ class SlurmCluster:
             self._spawn(name, "-D")
 
     def call(self, *command: str) -> str:
-        done = subprocess.run(command, env=self.environ(), capture_output=True, text=True, check=False, timeout=90)
+        done = subprocess.run(command, env=self.environ(), capture_output=True, text=True, check=False, timeout=30)
         return done.stdout
 
     def environ(self) -> dict[str, str]:
@@ -154,7 +154,7 @@ class SlurmCluster:
         if not self._started:
             return
         self.call("scancel", "--user", getpass.getuser())
-        give_up = time.monotonic() + 60
+        give_up = time.monotonic() + 15
         while (self._steps() or self.call("squeue", "-h").strip()) and time.monotonic() < give_up:
             time.sleep(0.1)
 
@@ -175,7 +175,7 @@ class SlurmCluster:
             )
 
     def _until(self, is_so, message: str) -> None:
-        give_up = time.monotonic() + 90
+        give_up = time.monotonic() + 30
         while not is_so():
             if time.monotonic() > give_up:
                 logs = [path.read_text(errors="replace")[-1500:] for path in sorted(self.folder.glob("*.log"))]

@@ -5,7 +5,7 @@ import sys
 import textwrap
 
 import pytest
-from local_setup import SLOTS, a_segment, soonest
+from local_setup import SLOTS, a_segment
 
 from frugalbo.errors import ExecutorError
 from frugalbo.events import Failure, Outcome
@@ -104,7 +104,7 @@ def test_knobs_and_what_was_granted_reach_the_command(command, tmp_path):
 def test_a_command_that_diverges_is_ended_at_that_report(command, line):
     _, ended = command(f"{line}\ntime.sleep(60)")
     assert (ended.outcome, ended.failure) == (Outcome.FAILED, Failure.DIVERGED)
-    assert ended.used.device_seconds < 20  # of the 30 s of its cap
+    assert ended.used.device_seconds < 5
 
 
 def test_a_command_without_a_result_says_what_was_wrong_with_its_reports(command):
@@ -119,14 +119,9 @@ def test_a_shell_script_and_what_it_started_end_at_the_cap(run, tmp_path):
     script.chmod(0o755)
     problem = command_problem("./train.sh", name="sh", space=Space({"x": Float(0, 1)}), objective=Minimize("loss"),
                               root=str(tmp_path))  # fmt: skip
-
-    def attempt(number):
-        _, ended = run(problem, cap_s=1.0, until=1, planned=1, folder=tmp_path / str(number))
-        assert (ended.outcome, ended.failure) == (Outcome.FAILED, Failure.TIMEOUT)
-        assert ended.used.device_seconds >= 0.9
-        return ended.used.device_seconds
-
-    assert soonest(attempt, below=1.0) < 1.0  # at SIGTERM
+    _, ended = run(problem, cap_s=1.0, until=1, planned=1)
+    assert (ended.outcome, ended.failure) == (Outcome.FAILED, Failure.TIMEOUT)
+    assert 0.9 <= ended.used.device_seconds < 1.0  # at SIGTERM
 
 
 def test_what_a_command_started_can_save_before_its_end(problem_of, tmp_path):

@@ -39,7 +39,7 @@ def at(tmp_path_factory):
     yield {"listen": f"127.0.0.1:{port}", "token_file": str(token)}
     worker.send_signal(signal.SIGTERM)
     said = (folder / "log").read_text()
-    assert worker.wait(60) == 0, said
+    assert worker.wait(20) == 0, said
     assert "Traceback" not in said
 
 
@@ -52,13 +52,13 @@ class TestSharedFolders(ExecutorConformance):
         self.at = at
 
     def make(self, problem: Problem) -> HttpExecutor:
-        return HttpExecutor(problem, preload=(), patience_s=120.0, **self.at)
+        return HttpExecutor(problem, preload=(), patience_s=60.0, **self.at)
 
 
 @pytest.mark.slow
 class TestSentCheckpoints(TestSharedFolders):
     def make(self, problem: Problem) -> HttpExecutor:
-        return HttpExecutor(problem, preload=(), patience_s=120.0, folders="sent", lease_s=3.0, **self.at)
+        return HttpExecutor(problem, preload=(), patience_s=60.0, folders="sent", lease_s=3.0, **self.at)
 
 
 @pytest.mark.slow
@@ -78,10 +78,10 @@ def test_a_job_that_cannot_be_loaded_is_refused_with_the_reason(tmp_path):
     port = free_port()
     command = [sys.executable, "-m", "frugalbo", "worker", "--url", f"http://127.0.0.1:{port}", "--devices", "cpu:1"]
     worker = subprocess.Popen([*command, "--name", "host"], stderr=subprocess.PIPE, text=True)
-    executor = HttpExecutor(local_problem("nothing"), listen=f"127.0.0.1:{port}", preload=(), patience_s=120.0)
+    executor = HttpExecutor(local_problem("nothing"), listen=f"127.0.0.1:{port}", preload=(), patience_s=60.0)
     with pytest.raises(ExecutorError, match=r"(?s)worker 'host' cannot run this: .*there is no 'nothing'"), executor:
         pass
-    assert "there is no 'nothing'" in worker.communicate(timeout=60)[1]
+    assert "there is no 'nothing'" in worker.communicate(timeout=20)[1]
     assert worker.returncode == 2
 
 

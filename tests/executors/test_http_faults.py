@@ -20,7 +20,7 @@ from frugalbo.testing.hosts import Host, Relay, free_port
 pytestmark = pytest.mark.slow
 
 STEPS = 20_000  # minutes of work: a segment must not end before it is interrupted
-LEASE_S, GRACE_S = 6.0, 1.0  # a busy machine may keep a worker from saying anything for a second or two
+LEASE_S, GRACE_S = 3.0, 1.0
 
 
 @pytest.fixture
@@ -45,7 +45,7 @@ def executor(request, hosts, port, tmp_path):
     folders = f"file://{tmp_path}/objects" if request.param == "objects" else request.param
     with HttpExecutor(
         local_problem("steps_for_ever", steps=STEPS), listen=f"127.0.0.1:{port}", folders=folders, workers=2,
-        lease_s=LEASE_S, grace_s=GRACE_S, preload=(), patience_s=120.0,
+        lease_s=LEASE_S, grace_s=GRACE_S, preload=(), patience_s=60.0,
     ) as executor:  # fmt: skip
         yield executor
 
@@ -128,9 +128,9 @@ def test_a_host_that_is_cut_off_ends_its_work_which_goes_on_elsewhere_and_nothin
     hosts[0].network.cut()
     cut = time.monotonic()
     while hosts[0].jobs():  # its worker ends them, when it could not renew its lease
-        assert time.monotonic() < cut + 60
+        assert time.monotonic() < cut + 20
         events += executor.wait(0.1)
-    ended = until_ended(executor, 0, events)
+    ended = until_ended(executor, 0, events, seconds=30)
     assert time.monotonic() - cut > LEASE_S
     check_lost(events, 0, began)
     assert "a/cpu:0" in [slot.name for slot in executor.slots]
@@ -153,8 +153,8 @@ def test_a_host_that_was_frozen_is_told_to_stop_what_it_still_runs(executor, hos
     hosts[0].freeze()
     ended = until_ended(executor, 0, events)
     check_lost(events, 0, began)
-    # An upper bound: to the end, and not to its last word.
-    assert ended.used.device_seconds > time.monotonic() - began - LEASE_S
+    assert ended.used.device_seconds == pytest.approx(time.monotonic() - began, abs=4.0)  # an upper bound: to the end
+    assert ended.used.device_seconds > time.monotonic() - began - LEASE_S  # and not to its last word
     assert hosts[0].jobs()
     hosts[0].thaw()
     events = until_back(executor, "a/cpu:0") + list(executor.wait(1.0))
@@ -195,13 +195,15 @@ def test_a_worker_that_is_killed_takes_its_jobs_with_it(executor, hosts, tmp_pat
 
 def test_a_worker_that_its_user_stops_lets_its_segments_save_and_go_on_elsewhere(executor, hosts, tmp_path):
     events = begin(executor, tmp_path)
+    stopped = time.monotonic()
     hosts[0].stop()
     ended = until_ended(executor, 0, events)
+    assert time.monotonic() - stopped < LEASE_S + 2
     assert "nothing was heard" not in ended.message  # it said so, and need not be waited for
     assert (ended.outcome, ended.cause) == (Outcome.INTERRUPTED, Cause.INFRASTRUCTURE)
     last = max(event.step for event in events if event.trial == 0 and isinstance(event, Reported))
     assert ended.checkpoint >= last - 1
-    assert hosts[0].process.wait(60) == 0
+    assert hosts[0].process.wait(20) == 0
 
 
 @pytest.mark.parametrize("folders", ["shared", "sent"])
@@ -228,7 +230,7 @@ def test_leaving_the_executor_ends_what_the_workers_run(executor, hosts, tmp_pat
         events += more
     assert sorted(event.trial for event in events if isinstance(event, Ended)) == [0, 1]
     assert {event.outcome for event in events if isinstance(event, Ended)} == {Outcome.INTERRUPTED}
-    give_up = time.monotonic() + 60
+    give_up = time.monotonic() + 10
     while hosts[0].jobs() | hosts[1].jobs():
         assert time.monotonic() < give_up
         time.sleep(0.1)

@@ -8,7 +8,7 @@ import pytest
 from local_setup import SLOTS, a_segment, left_of, local_problem
 
 from frugalbo.errors import ExecutorError, FrugalWarning
-from frugalbo.events import Ended, Outcome
+from frugalbo.events import Ended, Outcome, Reported
 from frugalbo.executors import processes
 from frugalbo.executors.devices import usable_cores
 from frugalbo.executors.local import LocalExecutor
@@ -105,8 +105,7 @@ def test_leaving_by_an_error_ends_all_that_runs(tmp_path):
         raise KeyError
     assert left_of(executor) == set()
     ends = [event for event in executor.wait(0) if isinstance(event, Ended)]
-    assert [end.outcome for end in ends] == [Outcome.INTERRUPTED] * 2
-    assert all(end.used.device_seconds < 20 for end in ends)  # of 30 s that they may take
+    assert [(end.outcome, end.used.device_seconds < 2) for end in ends] == [(Outcome.INTERRUPTED, True)] * 2
 
 
 def test_an_executor_can_be_entered_again(tmp_path):
@@ -198,7 +197,6 @@ def test_torch_is_warm_and_uses_the_threads_of_its_slot(run):
 
 
 def test_a_segment_starts_in_processes_that_waited_for_it(tmp_path):
-    """In some tens of milliseconds; a fresh interpreter with numpy takes several hundred."""
     with LocalExecutor(local_problem("quick"), SLOTS, preload=()) as executor:
         for trial in range(3):
             give_up = time.monotonic() + 60
@@ -208,6 +206,17 @@ def test_a_segment_starts_in_processes_that_waited_for_it(tmp_path):
             drain(executor)
             supervisor, job, _ = SegmentFolder(tmp_path / str(trial), 0).read_processes()
             assert {supervisor.pid, job.pid} == waiting
+
+
+def test_a_warm_segment_starts_at_once(tmp_path):
+    """Some tens of milliseconds; a fresh interpreter with numpy takes several hundred."""
+    with LocalExecutor(local_problem("quick"), SLOTS, preload=()) as executor:
+        waits = []
+        for trial in range(9):
+            began = time.time()
+            executor.submit(a_segment(tmp_path / str(trial), trial=trial))
+            waits += [e.metrics["loss"] - began for e in drain(executor) if isinstance(e, Reported)]
+    assert sorted(waits)[4] < 0.2
 
 
 def spares(executor):

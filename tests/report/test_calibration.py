@@ -145,5 +145,5 @@ def test_a_run_without_a_model_is_reported_without_torch():
         "import sys; from frugalbo.report import Report; from frugalbo.testing.studies import RECIPES, make_study;"
         "Report(make_study(RECIPES['typical'])).to_json(leave_one_out=True); print('torch' in sys.modules)"
     )
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, timeout=200)
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, timeout=60)
     assert done.stdout.strip() == "False"

@@ -209,7 +209,7 @@ def test_plots_leave_the_settings_of_matplotlib_alone():
 
 def test_plots_do_not_load_pyplot():
     code = "import sys, frugalbo.report.html; print('matplotlib.pyplot' in sys.modules)"
-    out = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, timeout=200)
+    out = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, timeout=60)
     assert out.stdout.strip() == "False"
 
 
@@ -337,7 +337,7 @@ def test_the_same_study_gives_the_same_bytes_in_another_process(tmp_path):
     for i, seed in enumerate(("1", "2")):
         environment = {"PYTHONHASHSEED": seed, "OMP_NUM_THREADS": "1", "PATH": "", "HOME": str(tmp_path)}
         command = [sys.executable, "-c", code, str(tmp_path / str(i))]
-        subprocess.run(command, check=True, env=environment, timeout=200)
+        subprocess.run(command, check=True, env=environment, timeout=120)
     files = sorted(path.name for path in (tmp_path / "0").iterdir())
     assert files == sorted(["index.html", *(f"{name}.png" for name in plots.FIGURES)])
     for name in files:

@@ -530,5 +530,5 @@ def test_amounts_have_their_unit(resource, value, shown):
 
 def test_importing_the_report_loads_neither_matplotlib_nor_scipy_nor_torch():
     code = "import sys, frugalbo.report; print(sorted({'matplotlib', 'scipy', 'torch'} & set(sys.modules)))"
-    out = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, timeout=200)
+    out = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, timeout=60)
     assert out.stdout.strip() == "[]"

@@ -139,7 +139,7 @@ def test_a_stopped_process_holds_its_run_only_as_long_as_its_lease(url):
         time.sleep(1.2)
         assert store.run().holder  # it only thinks
         os.kill(process.pid, signal.SIGSTOP)
-        wait_for(lambda: store.run().holder is None)
+        wait_for(lambda: store.run().holder is None, 5)
         with store.lease("toy-1"):
             os.kill(process.pid, signal.SIGCONT)
             print(file=process.stdin, flush=True)
@@ -157,7 +157,7 @@ def test_of_two_that_stand_by_one_gets_the_lease(url):
         time.sleep(1.2)
         assert got == []
         leader.release()
-        wait_for(lambda: got)
+        wait_for(lambda: got, 10)
         time.sleep(1.2)
         assert len(got) == 1
         got[0].note_end("done")
